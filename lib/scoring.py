@@ -1,0 +1,82 @@
+"""The packed pass, part two: one forward of the decoder, then log-probs of the scored rows alone."""
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lib.pack import PackedBatch, attention_mask
+
+# Rows projected at once: 256 rows of a 151,936-token vocabulary are 156 MB of fp32 logits.
+CHUNK_ROWS = 256
+
+
+class PackedScorer(nn.Module):
+    """Scores every candidate of every packed question in one pass.
+
+    model: a Hugging Face causal LM, bare or wrapped by PEFT, that takes a 4-D additive attention mask.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    @property
+    def causal_lm(self) -> nn.Module:
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Log-probs [B, K] in fp32: the sum over a candidate's tokens; 0 for candidates a question lacks."""
+        return sum_by_candidate(self.token_logprobs(batch), batch.cand_index, batch.num_candidates)
+
+    def token_logprobs(self, batch: PackedBatch) -> Tensor:
+        """log p(target | prompt, earlier tokens of its candidate) [B, N] in fp32, 0 on padding."""
+        hidden = self.hidden_states(batch)  # (B, L, H)
+        rows = gather_rows(hidden, batch.pred_index)  # (B * N, H): only these reach the vocabulary
+        head = self.causal_lm.get_output_embeddings()
+        scored = project_logprobs(rows, batch.target_ids.flatten().clamp(min=0), head)
+        return scored.view_as(batch.pred_index).masked_fill(batch.cand_index < 0, 0.0)
+
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """Last hidden states [B, L, H] of the packed rows."""
+        decoder = self.causal_lm.base_model
+        mask = attention_mask(batch.segment_ids, self.causal_lm.dtype)
+        output = decoder(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
+        )
+        return output.last_hidden_state
+
+
+def gather_rows(hidden: Tensor, pred_index: Tensor) -> Tensor:
+    """Rows [B * N, H] of hidden [B, L, H] at pred_index [B, N]; padding takes row 0, whose result is masked later."""
+    num_rows, length, width = hidden.shape
+    offset = torch.arange(num_rows, device=hidden.device)[:, None] * length
+    return hidden.reshape(-1, width).index_select(0, (pred_index.clamp(min=0) + offset).flatten())
+
+
+def project_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:
+    """Log-probs [M] in fp32 of target_ids [M] under head(rows [M, H]); the vocabulary is projected chunk by chunk.
+
+    With gradients, a chunk's logits are recomputed in the backward pass: kept, they would be most of the memory.
+    """
+    if len(rows) <= CHUNK_ROWS:
+        return _chunk_logprobs(rows, target_ids, head)
+    chunks = []
+    for chunk, targets in zip(rows.split(CHUNK_ROWS), target_ids.split(CHUNK_ROWS), strict=True):
+        if torch.is_grad_enabled():
+            chunks.append(checkpoint(_chunk_logprobs, chunk, targets, head, use_reentrant=False))
+        else:
+            chunks.append(_chunk_logprobs(chunk, targets, head))
+    return torch.cat(chunks)
+
+
+def _chunk_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:
+    return -F.cross_entropy(head(rows).float(), target_ids, reduction="none")
+
+
+def sum_by_candidate(token_logprobs: Tensor, cand_index: Tensor, num_candidates: int) -> Tensor:
+    """Sum token log-probs [B, N] over candidates: [B, K]. Padding (cand_index -1) counts nowhere."""
+    candidates = torch.arange(num_candidates, device=cand_index.device)
+    member = cand_index[:, None, :] == candidates[None, :, None]  # (B, K, N)
+    return (token_logprobs[:, None, :] * member).sum(-1)
