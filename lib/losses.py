@@ -15,7 +15,7 @@ NEGLIGIBLE = -1e9  # finite stand-in for log 0: its exponential is 0 and its gra
 
 def sdpo(scaled: Tensor, mask: Tensor, rewards: Tensor) -> Tensor:
     """S-DPO, softmax over one positive and all drawn negatives (Chen et al. 2024, "On Softmax Direct Preference
-    Optimization for Recommendation", eq. 12), in the form without its outer sigmoid:
+    Optimization for Recommendation"), its sigmoid and sum written as one logarithm:
 
         loss = log(1 + sum_d exp(beta * (D_d - D_p))),   D = log-ratio, p = the candidate of highest reward
 

@@ -1,9 +1,9 @@
 """The packed pass, part one: questions as rows of tokens in which every candidate branches off one prompt.
 
-    tokens     p0 p1 ... pn  a0 a1 a2  b0 b1  c0 c1 c2 c3
-    position   0  1  ... n   n+1 ...   n+1 .. n+1 ...          every branch restarts after the prompt
-    segment    0  0  ... 0   1  1  1   2  2   3  3  3  3       0 = prompt, k = candidate k, -1 = padding
-    scored     row n predicts a0, b0 and c0; row a0 predicts a1; ...
+tokens     p0 p1 ... pn  a0 a1 a2  b0 b1  c0 c1 c2 c3
+position   0  1  ... n   n+1 ...   n+1 .. n+1 ...          every branch restarts after the prompt
+segment    0  0  ... 0   1  1  1   2  2   3  3  3  3       0 = prompt, k = candidate k, -1 = padding
+scored     row n predicts a0, b0 and c0; row a0 predicts a1; ...
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lib.data import STRIP, Question
+from lib.data import STRIP, Dataset, Question
 from lib.errors import InputError
 from lib.paths import atomic_file
 
@@ -110,7 +110,9 @@ def encode_questions(
     """
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        return (
+            tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        )
 
     end = [tokenizer.eos_token_id] if config.end_token else []
     pieces = [render(config.template, question) for question in questions]
@@ -145,3 +147,15 @@ def _cut(question, piece, prompt_ids, longest, max_length, encode) -> tuple[list
     if not prompt_ids:
         raise InputError(f"{question.source}: the prompt is empty; the first ending token needs one to follow")
     return prompt_ids, truncated
+
+
+def report_encoding(dataset: Dataset, encoded: Sequence[EncodedQuestion]) -> list[str]:
+    """What a reader must know of the questions as they were encoded: one line each, only where there is something."""
+    counts = {
+        "cut on the left of the context to fit --max-length": sum(item.truncated > 0 for item in encoded),
+        "whose joint encoding differs at the boundary": sum(item.joint_differs for item in encoded),
+        "with an empty ending": dataset.num_empty,
+        "with two equal endings": dataset.num_equal,
+    }
+    lines = [f"{dataset.source}: {len(encoded)} questions, {sum(item.num_tokens for item in encoded)} packed tokens"]
+    return lines + [f"  {count} {what}" for what, count in counts.items() if count]

@@ -1,0 +1,53 @@
+"""Scoring many questions: batches of like length, over every process, in the order given."""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from lib.errors import InputError
+from lib.pack import pack
+from lib.prompt import EncodedQuestion
+from lib.scoring import PackedScorer
+
+SCORING_BATCH_SIZE = 4  # questions; without gradients this stays far below the memory of a training step
+
+
+def score_questions(
+    scorer: PackedScorer,
+    encoded: Sequence[EncodedQuestion],
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    description: str,
+) -> list[list[float]]:
+    """Log-probs of every candidate of every question, in fp32: one list of K floats a question.
+
+    Questions of like length share a batch, so that padding costs little; batches are dealt out to the processes.
+    Raises InputError that names the question whose log-prob is not finite.
+    """
+    by_length = sorted(range(len(encoded)), key=lambda index: (encoded[index].num_tokens, index))
+    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    scored: list[tuple[int, list[float]]] = []
+    was_training = scorer.training
+    scorer.eval()
+    with (
+        torch.no_grad(),
+        tqdm(total=len(encoded), desc=description, unit="question", disable=not accelerator.is_main_process) as bar,
+    ):
+        for indices in mine:
+            questions = [encoded[index] for index in indices]
+            logprobs = scorer(pack(questions).to(accelerator.device)).float().cpu()
+            for index, item, row in zip(indices, questions, logprobs, strict=True):
+                values = row[: len(item.ending_ids)].tolist()
+                if not torch.isfinite(row).all():
+                    raise InputError(
+                        f"{item.question.source}: the model gives log-probs {values}; its weights are broken"
+                    )
+                scored.append((index, values))
+            bar.update(min(len(indices) * accelerator.num_processes, len(encoded) - bar.n))
+    scorer.train(was_training)
+    return [values for _, values in sorted(gather_object(scored))]

@@ -1,0 +1,49 @@
+"""Figures of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib.paths import atomic_file
+
+
+def plot_run(metrics: Sequence[dict], path: Path) -> None:
+    """Loss, and reward accuracy with validation accuracy, over the steps of `metrics.jsonl`, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = [line for line in metrics if "loss" in line]
+    validation = [line for line in metrics if "validation_accuracy" in line]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
+    window = max(1, len(steps) // 50)
+    x = [line["step"] for line in steps]
+    for axis, key, label in ((top, "loss", "loss"), (bottom, "reward_accuracy", "reward accuracy")):
+        values = [line[key] for line in steps]
+        axis.plot(x, values, alpha=0.25, color="C0")
+        axis.plot(x, _running_mean(values, window), color="C0", label=f"{label}, mean of {window} steps")
+    if validation:
+        bottom.plot(
+            [line["step"] for line in validation],
+            [line["validation_accuracy"] for line in validation],
+            "o-",
+            color="C1",
+            label="validation accuracy",
+        )
+    bottom.set_ylim(0, 1.02)
+    bottom.set_xlabel("step")
+    for axis in (top, bottom):
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.tight_layout()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    means, total = [], 0.0
+    for index, value in enumerate(values):
+        total += value - (values[index - window] if index >= window else 0.0)
+        means.append(total / min(index + 1, window))
+    return means
