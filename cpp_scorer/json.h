@@ -1,0 +1,35 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "question.h"
+
+/// One line of the input: a JSON object in one of the forms that eval_mc.py reads too. The only part that parses JSON.
+///
+/// LexGLUE (context, endings, label?), the original CaseHOLD columns (citing_prompt, holding_0.., label?), MMLU style
+/// (question, choices, answer?) and graded (prompt, responses, scores?). Every InputError names the field.
+class JsonRow {
+ public:
+  /// Throws InputError where the line is no JSON object, is not UTF-8, or holds a lone surrogate.
+  explicit JsonRow(std::string_view line);
+  ~JsonRow();
+
+  /// The row's own id as JSON text; empty where it has none. Throws InputError for one that is no string or integer.
+  std::optional<std::string> id() const;
+
+  /// Throws InputError for a form it does not know, a broken field, fewer than 2 candidates, a label out of range.
+  Question question() const;
+
+  /// The field `text`. Throws InputError where it is missing or no string.
+  const std::string& text() const;
+
+ private:
+  struct Object;
+  std::unique_ptr<const Object> object_;
+};
+
+/// Text as a JSON string. Bytes that are not UTF-8 become U+FFFD.
+std::string json_quote(const std::string& text);

@@ -1,0 +1,52 @@
+#include "prediction.h"
+
+#include <array>
+#include <charconv>
+
+#include "json.h"
+
+namespace {
+
+/// The shortest text that reads back as the same number.
+template <typename Number>
+std::string to_text(Number number) {
+  std::array<char, 32> buffer;
+  const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), number);
+  return {buffer.data(), result.ptr};
+}
+
+template <typename Number>
+std::string to_array(const std::vector<Number>& numbers) {
+  std::string text = "[";
+  for (const Number number : numbers) text += (text.size() > 1 ? ", " : "") + to_text(number);
+  return text + "]";
+}
+
+}  // namespace
+
+size_t Prediction::choice() const {
+  const auto value = [this](size_t k) {
+    const double reference = reference_logprobs.empty() ? 0.0 : reference_logprobs[k];
+    const double sum = logprobs[k] - reference;
+    return score == Score::kSum ? sum : sum / static_cast<double>(tokens[k]);
+  };
+  size_t best = 0;
+  for (size_t k = 1; k < logprobs.size(); ++k) {
+    if (value(k) > value(best)) best = k;
+  }
+  return best;
+}
+
+std::string Prediction::to_json() const {
+  std::string line = "{\"id\": " + id + ", \"prediction\": " + to_text(choice());
+  if (label) line += ", \"label\": " + to_text(*label);
+  line += std::string(", \"score\": \"") + (score == Score::kSum ? "sum" : "mean") + "\"";
+  line += ", \"logprobs\": " + to_array(logprobs);
+  if (!reference_logprobs.empty()) line += ", \"reference_logprobs\": " + to_array(reference_logprobs);
+  line += ", \"tokens\": " + to_array(tokens) + ", \"bytes\": " + to_array(bytes);
+  return line + ", \"truncated\": " + to_text(truncated) + "}\n";
+}
+
+std::string error_to_json(const std::string& id, const std::string& error) {
+  return "{\"id\": " + id + ", \"error\": " + json_quote(error) + "}\n";
+}

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+enum class Score { kSum, kMean };
+
+/// One scored question. Log-probs are always sums; `score` says by what the choice was made.
+struct Prediction {
+  std::string id;  // as JSON text
+  std::optional<int64_t> label;
+  Score score = Score::kSum;
+  std::vector<float> logprobs, reference_logprobs;  // the latter empty without a reference
+  std::vector<int64_t> tokens, bytes;               // of each ending
+  int64_t truncated = 0;
+
+  /// The candidate with the largest log-prob, or log-ratio where there is a reference, by its sum or by its mean over
+  /// tokens. The first of equals wins. All log-probs must be finite.
+  size_t choice() const;
+
+  /// The prediction as one line of JSON, line feed included. Floats round-trip.
+  std::string to_json() const;
+};
+
+/// The line that stands for a question that could not be scored.
+std::string error_to_json(const std::string& id, const std::string& error);

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "bounded_queue.h"
+#include "line_reader.h"
+#include "prompt.h"
+#include "question.h"
+
+/// A question on its way to the session; or, where `error` says something, what is left of a broken row.
+struct PreparedQuestion {
+  std::string id;    // as JSON text: the row's own, else its number from 0
+  size_t line = 0;   // from 1
+  std::optional<int64_t> label;
+  EncodedQuestion encoded;
+  std::string error;
+};
+
+/// Reads, parses and encodes questions on a thread of its own, a bounded number ahead of who takes them.
+class Prefetcher {
+ public:
+  /// A row of more packed tokens is refused: attention takes memory by the square of its length.
+  static constexpr int64_t kLongestRow = 8192;
+
+  Prefetcher(LineReader& input, const PromptEncoder& encoder);
+  ~Prefetcher();  // ends the thread, even one that waits for input
+
+  /// The next question; empty at the end of the input. Throws InputError where reading fails.
+  std::optional<PreparedQuestion> next() { return queue_.pop(); }
+
+  /// The next question if it lies ready and `wanted` accepts it.
+  template <typename Predicate>
+  std::optional<PreparedQuestion> next_if(Predicate wanted) {
+    return queue_.pop_if(wanted);
+  }
+
+ private:
+  void run(LineReader& input, const PromptEncoder& encoder);
+
+  LineReader& input_;
+  BoundedQueue<PreparedQuestion> queue_;
+  std::thread thread_;
+};

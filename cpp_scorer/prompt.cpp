@@ -1,0 +1,120 @@
+#include "prompt.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "errors.h"
+
+namespace {
+
+constexpr std::string_view kWhiteSpace = " \t\n\v\f\r";
+constexpr std::string_view kWordCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_";
+
+std::string_view strip_right(std::string_view text) {
+  return text.substr(0, text.find_last_not_of(kWhiteSpace) + 1);
+}
+
+/// A `{name}` in a template: where it begins and ends, and its name.
+struct Placeholder {
+  size_t begin, end;
+  std::string_view name;
+};
+
+std::optional<Placeholder> next_placeholder(std::string_view text, size_t from) {
+  for (size_t open = text.find('{', from); open != text.npos; open = text.find('{', open + 1)) {
+    const size_t close = text.find_first_not_of(kWordCharacters, open + 1);
+    if (close == text.npos) return std::nullopt;
+    if (text[close] == '}' && close > open + 1) {
+      return Placeholder{open, close + 1, text.substr(open + 1, close - open - 1)};
+    }
+  }
+  return std::nullopt;
+}
+
+const std::string& value_of(std::string_view name, const Question& question) {
+  const auto found = question.fields.find(std::string(name));
+  if (found == question.fields.end()) {
+    throw InputError("field '" + std::string(name) + "' is missing; the model's template needs it");
+  }
+  return found->second;
+}
+
+/// Replaces every placeholder once, from left to right; the values are never looked into.
+std::string fill(std::string_view text, const Question& question) {
+  std::string filled;
+  size_t done = 0;
+  while (const auto placeholder = next_placeholder(text, done)) {
+    filled += text.substr(done, placeholder->begin - done);
+    filled += value_of(placeholder->name, question);
+    done = placeholder->end;
+  }
+  return filled.append(text.substr(done));
+}
+
+}  // namespace
+
+std::string_view strip(std::string_view text) {
+  text = strip_right(text);
+  return text.substr(std::min(text.find_first_not_of(kWhiteSpace), text.size()));
+}
+
+PromptEncoder::PromptEncoder(PromptConfig config, Encode encode)
+    : config_(std::move(config)), encode_(std::move(encode)) {
+  const std::string_view text = config_.template_text;
+  for (auto found = next_placeholder(text, 0); found; found = next_placeholder(text, found->end)) {
+    if (found->name == "context" || found->name == "question" || found->name == "prompt") {
+      prefix_template_ = text.substr(0, found->begin);
+      main_field_ = found->name;
+      suffix_template_ = text.substr(found->end);
+      return;
+    }
+  }
+  throw InputError("the model's template holds none of {context}, {question} and {prompt}; export the model again");
+}
+
+PromptEncoder::Pieces PromptEncoder::render(const Question& question) const {
+  Pieces pieces{fill(prefix_template_, question), value_of(main_field_, question),
+                fill(suffix_template_, question)};
+  // The prompt's end is stripped, and where a piece is white space alone that end lies in the piece before it.
+  pieces.suffix.resize(strip_right(pieces.suffix).size());
+  if (pieces.suffix.empty()) pieces.body.resize(strip_right(pieces.body).size());
+  if (pieces.suffix.empty() && pieces.body.empty()) pieces.prefix.resize(strip_right(pieces.prefix).size());
+  return pieces;
+}
+
+EncodedQuestion PromptEncoder::encode(const Question& question) const {
+  const Pieces pieces = render(question);
+  EncodedQuestion encoded;
+  int64_t longest = 0;
+  for (size_t k = 0; k < question.endings.size(); ++k) {
+    const std::string_view ending = strip(question.endings[k]);
+    std::vector<int64_t> ids = encode_(" " + std::string(ending));
+    if (config_.end_token_id >= 0) ids.push_back(config_.end_token_id);
+    if (ids.empty()) throw InputError("ending " + std::to_string(k) + " has no tokens");
+    longest = std::max(longest, static_cast<int64_t>(ids.size()));
+    encoded.ending_bytes.push_back(std::max<int64_t>(1, static_cast<int64_t>(ending.size())));
+    encoded.ending_ids.push_back(std::move(ids));
+  }
+  encoded.prompt_ids = encode_(pieces.prefix + pieces.body + pieces.suffix);
+  if (static_cast<int64_t>(encoded.prompt_ids.size()) + longest > config_.max_length) {
+    encoded.prompt_ids = cut(pieces, longest, encoded.truncated);
+  }
+  if (encoded.prompt_ids.empty()) throw InputError("the prompt is empty; the first ending token needs one to follow");
+  return encoded;
+}
+
+std::vector<int64_t> PromptEncoder::cut(const Pieces& pieces, int64_t longest_ending, int64_t& truncated) const {
+  // The pieces are encoded apart only here, so that the cut knows where the context lies among the ids.
+  std::vector<int64_t> ids = encode_(pieces.prefix);
+  const std::vector<int64_t> body = encode_(pieces.body), suffix = encode_(pieces.suffix);
+  const auto fixed = static_cast<int64_t>(ids.size() + suffix.size()) + longest_ending;
+  if (fixed > config_.max_length) {
+    throw InputError("endings and template need " + std::to_string(fixed) +
+                     " tokens, over the model's max length of " + std::to_string(config_.max_length));
+  }
+  truncated = std::max<int64_t>(0, fixed + static_cast<int64_t>(body.size()) - config_.max_length);
+  ids.insert(ids.end(), body.begin() + truncated, body.end());
+  ids.insert(ids.end(), suffix.begin(), suffix.end());
+  return ids;
+}

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "question.h"
+
+/// What turns a question into ids; it comes from the model file, the scorer holds none of its own.
+struct PromptConfig {
+  std::string template_text;  // names {context}, {question} or {prompt}: the main field, which alone may be cut
+  int64_t max_length = 0;     // tokens, prompt + longest candidate
+  int64_t end_token_id = -1;  // closes every ending; -1 = endings are not closed
+};
+
+/// The prompt contract: templates, white space, separate encoding and the cut, the same as in lib/prompt.py.
+class PromptEncoder {
+ public:
+  using Encode = std::function<std::vector<int64_t>(std::string_view)>;
+
+  /// Throws InputError where the template lacks a main field.
+  PromptEncoder(PromptConfig config, Encode encode);
+
+  /// Throws InputError for a field that the question lacks, an empty prompt, an ending without tokens, and endings
+  /// that with the template alone exceed max_length.
+  EncodedQuestion encode(const Question& question) const;
+
+ private:
+  /// The prompt's text: only `body`, the main field's value, may be cut.
+  struct Pieces {
+    std::string prefix, body, suffix;
+  };
+
+  Pieces render(const Question& question) const;
+  std::vector<int64_t> cut(const Pieces& pieces, int64_t longest_ending, int64_t& truncated) const;
+
+  PromptConfig config_;
+  Encode encode_;
+  std::string prefix_template_, main_field_, suffix_template_;
+};
+
+/// Without white space at both ends: space, \t, \n, \v, \f and \r only, nothing else of Unicode.
+std::string_view strip(std::string_view text);

@@ -1,0 +1,138 @@
+#include "scorer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <iomanip>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "errors.h"
+#include "packer.h"
+#include "prefetcher.h"
+
+namespace {
+
+// Padding costs as much as tokens do, so a batch may not hold more of it than this share.
+constexpr double kLargestPadding = 0.1;
+
+/// Questions for one run. A row at fault makes a batch by itself, which is not run.
+class Batch {
+ public:
+  explicit Batch(PreparedQuestion first) { add(std::move(first)); }
+
+  bool accepts(const PreparedQuestion& question, int64_t batch_tokens) const {
+    if (!question.error.empty() || !questions_[0].error.empty()) return false;
+    const int64_t length = question.encoded.num_tokens();
+    const int64_t padded = static_cast<int64_t>(questions_.size() + 1) * std::max(longest_, length);
+    const auto padding = static_cast<double>(padded - tokens_ - length);
+    return padded <= batch_tokens && padding <= kLargestPadding * static_cast<double>(padded);
+  }
+
+  void add(PreparedQuestion question) {
+    longest_ = std::max(longest_, question.encoded.num_tokens());
+    tokens_ += question.encoded.num_tokens();
+    questions_.push_back(std::move(question));
+  }
+
+  const std::vector<PreparedQuestion>& questions() const { return questions_; }
+
+  PackedBatch packed() const {
+    std::vector<const EncodedQuestion*> rows;
+    for (const PreparedQuestion& question : questions_) rows.push_back(&question.encoded);
+    return pack(rows);
+  }
+
+ private:
+  std::vector<PreparedQuestion> questions_;
+  int64_t longest_ = 0, tokens_ = 0;
+};
+
+/// The log-probs of one row's candidates. Throws InputError where one is not finite.
+std::vector<float> finite_row(const Logprobs& logprobs, size_t row, size_t count, const char* model) {
+  const auto begin = logprobs.values.begin() + static_cast<int64_t>(row) * logprobs.num_candidates;
+  const std::vector<float> values(begin, begin + static_cast<int64_t>(count));
+  for (const float value : values) {
+    if (!std::isfinite(value)) throw InputError(std::string("the ") + model + " gives a log-prob that is not finite");
+  }
+  return values;
+}
+
+Prediction predict(const PreparedQuestion& question, size_t row, const Logprobs& logprobs, const Logprobs* reference,
+                   Score score) {
+  Prediction prediction;
+  prediction.id = question.id;
+  prediction.label = question.label;
+  prediction.score = score;
+  const size_t count = question.encoded.ending_ids.size();
+  prediction.logprobs = finite_row(logprobs, row, count, "model");
+  if (reference) prediction.reference_logprobs = finite_row(*reference, row, count, "reference");
+  for (const auto& ids : question.encoded.ending_ids) prediction.tokens.push_back(static_cast<int64_t>(ids.size()));
+  prediction.bytes = question.encoded.ending_bytes;
+  prediction.truncated = question.encoded.truncated;
+  return prediction;
+}
+
+}  // namespace
+
+std::string Totals::summary() const {
+  constexpr double z = 1.959964;  // of the standard normal distribution, 95 % two-sided
+  const auto n = static_cast<double>(labelled);
+  const double accuracy = static_cast<double>(correct) / n;
+  const double centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n);
+  const double half = z / (1 + z * z / n) * std::sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n));
+  std::ostringstream line;
+  line << std::fixed << std::setprecision(2) << "accuracy " << 100 * accuracy << " % (" << correct << " of " << labelled
+       << ", 95 % interval " << 100 * (centre - half) << " to " << 100 * (centre + half) << "), "
+       << static_cast<double>(questions - errors) / seconds << " questions/s";
+  return line.str();
+}
+
+Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, const PromptEncoder& encoder,
+                    Session& model, Session* reference, const ScorerOptions& options) {
+  const auto begin = std::chrono::steady_clock::now();
+  Totals totals;
+
+  const auto record_error = [&](const PreparedQuestion& question, const std::string& error) {
+    ++totals.errors;
+    log << "error: " << input.name() << ":" << question.line << ": " << error << std::endl;
+    return error_to_json(question.id, error);
+  };
+  const auto record = [&](const PreparedQuestion& question, const Prediction& prediction) {
+    if (question.label) {
+      ++totals.labelled;
+      totals.correct += prediction.choice() == static_cast<size_t>(*question.label);
+    }
+    return prediction.to_json();
+  };
+
+  Prefetcher prefetcher(input, encoder);
+  while (auto first = prefetcher.next()) {
+    Batch batch(std::move(*first));
+    while (auto next = prefetcher.next_if([&](const auto& ready) { return batch.accepts(ready, options.batch_tokens); })) {
+      batch.add(std::move(*next));
+    }
+    const auto& questions = batch.questions();
+    totals.questions += questions.size();
+    if (!questions[0].error.empty()) {
+      output.write(record_error(questions[0], questions[0].error));
+      continue;
+    }
+    const PackedBatch packed = batch.packed();
+    const Logprobs logprobs = model.run(packed);
+    const Logprobs reference_logprobs = reference ? reference->run(packed) : Logprobs{};
+    std::string lines;
+    for (size_t row = 0; row < questions.size(); ++row) {
+      try {
+        lines += record(questions[row], predict(questions[row], row, logprobs, reference ? &reference_logprobs : nullptr,
+                                                options.score));
+      } catch (const InputError& error) {
+        lines += record_error(questions[row], error.what());
+      }
+    }
+    output.write(lines);
+  }
+  totals.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return totals;
+}

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <ostream>
+
+#include "line_reader.h"
+#include "output_file.h"
+#include "prediction.h"
+#include "prompt.h"
+#include "session.h"
+
+struct ScorerOptions {
+  Score score = Score::kSum;
+  int64_t batch_tokens = 0;  // padded tokens (questions x longest row) in one run; a single question may have more
+};
+
+struct Totals {
+  size_t questions = 0;  // rows read
+  size_t errors = 0;     // rows that could not be scored
+  size_t labelled = 0, correct = 0;  // of the scored ones
+  double seconds = 0;
+
+  /// One line: accuracy with its 95 % interval (Wilson), and questions a second.
+  std::string summary() const;
+};
+
+/// Scores every question of `input` into `output`, in order. Each answer leaves as soon as it is known, and a batch
+/// takes only questions that already lie ready: an input that stalls holds no answer back. `reference` may be null.
+/// A row at fault gets an error record, and a line in `log`. Throws InputError where reading or writing fails.
+Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, const PromptEncoder& encoder,
+                    Session& model, Session* reference, const ScorerOptions& options);

@@ -1,0 +1,54 @@
+#pragma once
+
+// The main of a fuzz program where the compiler has no libFuzzer: random mutations of seeds for a number of seconds.
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+#include <random>
+#include <string>
+#include <vector>
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+const std::vector<std::string>& fuzz_seeds();
+
+namespace fuzz {
+
+using Random = std::mt19937_64;
+
+inline size_t below(Random& random, size_t bound) { return bound == 0 ? 0 : random() % bound; }
+
+/// One change: a bit flipped, a byte set, a piece dropped, doubled, or taken over from another seed.
+inline void mutate(std::string& text, Random& random) {
+  const size_t at = below(random, text.size() + 1), count = below(random, 16);
+  const std::string& other = fuzz_seeds()[below(random, fuzz_seeds().size())];
+  switch (below(random, 6)) {
+    case 0: if (at < text.size()) text[at] = static_cast<char>(text[at] ^ 1 << below(random, 8)); break;
+    case 1: if (at < text.size()) text[at] = static_cast<char>(random()); break;
+    case 2: text.insert(at, 1, "{}[]\",:\\u\n"[below(random, 10)]); break;
+    case 3: text.erase(at, count); break;
+    case 4: text.insert(at, text.substr(below(random, text.size() + 1), count)); break;
+    default: text.insert(at, other.substr(below(random, other.size() + 1), count)); break;
+  }
+}
+
+inline int run(int argc, char** argv) {
+  const double seconds = argc > 1 ? std::atof(argv[1]) : 1;
+  Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  size_t runs = 0;
+  for (; std::chrono::steady_clock::now() < end; ++runs) {
+    std::string text = fuzz_seeds()[below(random, fuzz_seeds().size())];
+    for (size_t changes = below(random, 8); changes > 0; --changes) mutate(text, random);
+    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+  }
+  std::cout << runs << " inputs without a finding" << std::endl;
+  return 0;
+}
+
+}  // namespace fuzz
+
+#ifndef LIBFUZZER
+int main(int argc, char** argv) { return fuzz::run(argc, argv); }
+#endif

@@ -1,0 +1,91 @@
+// Every form of a row, and every way in which one is broken.
+
+#include "check.h"
+#include "errors.h"
+#include "json.h"
+
+namespace {
+
+Question parse(const std::string& line) { return JsonRow(line).question(); }
+
+using Texts = std::vector<std::string>;
+
+void forms() {
+  const Question lexglue = parse(R"({"id": "t-1", "context": "c", "endings": ["a", "b", "d"], "label": 2, "more": {}})");
+  CHECK_EQUAL(lexglue.fields.at("context"), "c");
+  CHECK_EQUAL(lexglue.endings, (Texts{"a", "b", "d"}));
+  CHECK_EQUAL(lexglue.label.value(), 2);
+
+  const Question casehold = parse(R"({"citing_prompt": "c", "holding_1": "b", "holding_0": "a", "holding_2": "d"})");
+  CHECK_EQUAL(casehold.fields.at("context"), "c");
+  CHECK_EQUAL(casehold.endings, (Texts{"a", "b", "d"}));
+  CHECK(!casehold.label);
+
+  const std::string mmlu = R"({"question": "q", "choices": ["a", "b"], "answer": )";
+  CHECK_EQUAL(parse(mmlu + "1}").label.value(), 1);
+  CHECK_EQUAL(parse(mmlu + "\"B\"}").label.value(), 1);
+  CHECK_EQUAL(parse(mmlu + "\"B\"}").fields.at("question"), "q");
+
+  const Question graded = parse(R"({"prompt": "p", "responses": ["a", "b", "c"], "scores": [1, 2.5, 2.5]})");
+  CHECK_EQUAL(graded.fields.at("prompt"), "p");
+  CHECK_EQUAL(graded.label.value(), 1);
+  CHECK(!parse(R"({"prompt": "p", "responses": ["a", "b"]})").label);
+}
+
+void ids() {
+  const std::string rest = R"("context": "c", "endings": ["a", "b"]})";
+  CHECK_EQUAL(JsonRow("{\"id\": \"a\\\"\\u00e9\", " + rest).id().value(), "\"a\\\"\u00e9\"");
+  CHECK_EQUAL(JsonRow("{\"id\": -3, " + rest).id().value(), "-3");
+  CHECK(!JsonRow("{" + rest).id());
+  CHECK_THROWS(JsonRow("{\"id\": 1.5, " + rest).id(), InputError, "field 'id'");
+  CHECK_THROWS(JsonRow("{\"id\": [], " + rest).id(), InputError, "field 'id'");
+}
+
+void text_is_unicode() {
+  CHECK_EQUAL(JsonRow(R"({"text": "\ud83d\ude00 \u0000"})").text(), std::string("\U0001F600 \0", 6));
+  for (const char* broken : {R"({"text": "\ud83d"})", R"({"text": "\ude00\ud83d"})", "{\"text\": \"\xff\"}",
+                             "{\"text\": \"\xed\xa0\x80\"}", "{\"text\": \"\xc0\x80\"}", "{\"text\": \"\xf4\x90\x80\x80\"}"}) {
+    CHECK_THROWS(JsonRow(broken), InputError, "broken JSON or not UTF-8");
+  }
+  CHECK_THROWS(JsonRow("{}").text(), InputError, "field 'text': is missing");
+  CHECK_THROWS(JsonRow(R"({"text": 1})").text(), InputError, "field 'text': must be a string");
+  CHECK_EQUAL(json_quote("a\"\n\xff"), "\"a\\\"\\n\ufffd\"");
+}
+
+void broken_rows() {
+  for (const char* broken : {"", "{", "{\"context\": \"c\"", "nonsense", "{\"a\": 1} {\"b\": 2}", "{\"a\": 1e999}"}) {
+    CHECK_THROWS(JsonRow(broken), InputError, "broken JSON");
+  }
+  CHECK_THROWS(JsonRow(std::string(100000, '[')), InputError, "nested deeper");
+  CHECK_THROWS(JsonRow("[1]"), InputError, "must be a JSON object");
+  CHECK_THROWS(parse("{}"), InputError, "no known form");
+  CHECK_THROWS(parse(R"({"endings": ["a", "b"]})"), InputError, "field 'context': is missing");
+  CHECK_THROWS(parse(R"({"context": null, "endings": ["a", "b"]})"), InputError, "field 'context': must be a string");
+  CHECK_THROWS(parse(R"({"context": "c", "endings": "ab"})"), InputError, "field 'endings': must be a list");
+  CHECK_THROWS(parse(R"({"context": "c", "endings": ["a", 1]})"), InputError, "field 'endings[1]': must be a string");
+  CHECK_THROWS(parse(R"({"context": "c", "endings": ["a"]})"), InputError, "field 'endings': fewer than 2");
+  CHECK_THROWS(parse(R"({"citing_prompt": "c", "holding_0": "a", "holding_2": "b"})"), InputError, "fewer than 2");
+  CHECK_THROWS(parse(R"({"choices": ["a", "b"]})"), InputError, "field 'question': is missing");
+  CHECK_THROWS(parse(R"({"responses": ["a", "b"]})"), InputError, "field 'prompt': is missing");
+  for (const char* label : {"2", "-1", "99999999999999999999", "18446744073709551615", "1.0", "true", "\"A\"", "[0]"}) {
+    const std::string line = R"({"context": "c", "endings": ["a", "b"], "label": )" + std::string(label) + "}";
+    CHECK_THROWS(parse(line), InputError, "field 'label'");
+  }
+  for (const char* answer : {"2", "\"C\"", "\"a\"", "\"\"", "\"AB\""}) {
+    const std::string line = R"({"question": "q", "choices": ["a", "b"], "answer": )" + std::string(answer) + "}";
+    CHECK_THROWS(parse(line), InputError, "field 'answer'");
+  }
+  for (const char* scores : {"1", "[1]", "[1, \"2\"]", "[1, 2, 3]"}) {
+    const std::string line = R"({"prompt": "p", "responses": ["a", "b"], "scores": )" + std::string(scores) + "}";
+    CHECK_THROWS(parse(line), InputError, "field 'scores'");
+  }
+}
+
+}  // namespace
+
+int main() {
+  forms();
+  ids();
+  text_is_unicode();
+  broken_rows();
+}

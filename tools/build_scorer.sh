@@ -1,0 +1,31 @@
+#!/bin/sh
+# Builds cpp_scorer/score, or with --sanitize its tests under the address and undefined-behaviour sanitizers:
+#   build_scorer.sh [--sanitize] [-DONNXRUNTIME_ROOT=DIR] [-DJSON_ROOT=DIR]
+# CMake finds what is there and fetches the rest into .deps/ (tools/get_native_deps.sh).
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=$root/cpp_scorer/build
+if [ "${1-}" = --sanitize ]; then
+    shift
+    build=$root/cpp_scorer/build-sanitize
+    set -- -DSANITIZE=ON "$@"
+fi
+
+cmake=$root/.venv/bin/cmake
+[ -x "$cmake" ] || cmake=$(command -v cmake) || {
+    echo "error: cmake is missing; run 'make setup', or install it (apt install cmake)" >&2
+    exit 1
+}
+if ! command -v "${CXX:-c++}" >/dev/null; then
+    echo "error: a C++ compiler is missing; install one (apt install g++)" >&2
+    exit 1
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+"$cmake" -S "$root/cpp_scorer" -B "$build" "$@" >"$log" 2>&1 || {
+    cat "$log" >&2
+    exit 1
+}
+"$cmake" --build "$build" --parallel "$(nproc)"
