@@ -1,0 +1,184 @@
+"""The forms a row of questions may take, told apart by their columns, and what each says of its candidates."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NoReturn
+
+from lib.errors import InputError
+
+_HOLDING = re.compile(r"holding_[0-9]+")
+_INTEGER = re.compile(r"-?[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Form:
+    """Columns of one form. `name` stands in records; a template calls the prompt's column by `field`."""
+
+    name: str
+    field: str
+    prompt: str
+    candidates: str
+    reward: str
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        return self.prompt, self.candidates, self.reward
+
+
+FORMS = (
+    Form("lexglue", "context", "context", "endings", "label"),
+    Form("casehold", "context", "citing_prompt", "holding_0", "label"),
+    Form("mmlu", "question", "question", "choices", "answer"),
+    Form("graded", "prompt", "prompt", "responses", "scores"),
+    Form("long", "prompt", "prompt", "response", "score"),
+)
+
+
+@dataclass
+class Candidates:
+    """One question before it has an id. where: "path:line" of its first row; row: that row.
+
+    endings and rewards: one each a candidate. label: index of the right one, or of the first highest score.
+    """
+
+    where: str
+    row: dict
+    endings: list[str] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    label: int = 0
+
+
+def recognise(where: str, row: dict) -> Form:
+    """The form whose columns the row has. One column short, the error names it; else it lists what is recognised."""
+    missing = {form: [name for name in form.columns if name not in row] for form in FORMS}
+    form = min(FORMS, key=lambda form: len(missing[form]))
+    if len(missing[form]) > 1:
+        raise InputError(
+            f"{where}: fields {', '.join(map(repr, row)) or '(none)'} are of no recognised form; those are "
+            + "; ".join(f"{form.name} ({', '.join(form.columns)})" for form in FORMS)
+        )
+    if missing[form]:
+        fail(where, missing[form][0], f"is missing; the {form.name} form has {', '.join(form.columns)}")
+    return form
+
+
+def candidates(form: Form, rows: Iterable[tuple[str, dict]], limit: int | None) -> Iterator[Candidates]:
+    """The questions of `rows` (where, columns), the first `limit` of them; later ones are not looked at.
+
+    Raises InputError that names file, line and field for every broken row.
+    """
+    if form.name == "long":
+        yield from _grouped(form, rows, limit)
+        return
+    for where, row in islice(rows, limit):
+        endings = _holdings(where, row) if form.name == "casehold" else _strings(where, row, form.candidates)
+        if len(endings) < 2:
+            fail(where, form.candidates, f"{len(endings)} candidates; a question needs 2 or more")
+        if form.name == "graded":
+            rewards = _scores(where, row, form.reward, len(endings))
+            label = rewards.index(max(rewards))
+        else:
+            label = _label(where, row, form.reward, len(endings), letters=form.name == "mmlu")
+            rewards = [float(index == label) for index in range(len(endings))]
+        yield Candidates(where, row, endings, rewards, label)
+
+
+def text_fields(where: str, form: Form, row: dict) -> dict[str, str]:
+    """What a template may name: the prompt under the form's field, and every string column that is not the answer,
+    a candidate or the id."""
+    own = {"id", *form.columns}
+    fields = {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, str) and name not in own and not (form.name == "casehold" and _HOLDING.fullmatch(name))
+    }
+    return {**fields, form.field: _string(where, row, form.prompt)}
+
+
+def fail(where: str, field: str, problem: str) -> NoReturn:
+    raise InputError(f"{where}: field {field!r}: {problem}")
+
+
+def _grouped(form: Form, rows: Iterable[tuple[str, dict]], limit: int | None) -> Iterator[Candidates]:
+    # A prompt's responses may lie anywhere in the file, so all rows are read before the first question is known.
+    groups: dict[str, Candidates] = {}
+    for where, row in rows:
+        prompt = _string(where, row, form.prompt)
+        if prompt not in groups:
+            if len(groups) == limit:
+                continue
+            groups[prompt] = Candidates(where, row)
+        groups[prompt].endings.append(_string(where, row, form.candidates))
+        groups[prompt].rewards.append(_number(where, form.reward, _value(where, row, form.reward)))
+    for group in groups.values():
+        if len(group.endings) < 2:
+            fail(group.where, form.candidates, "the only one of its prompt; a question needs 2 or more")
+        group.label = group.rewards.index(max(group.rewards))
+        yield group
+
+
+def _holdings(where: str, row: dict) -> list[str]:
+    count = sum(_HOLDING.fullmatch(name) is not None for name in row)
+    return [_string(where, row, f"holding_{index}") for index in range(count)]
+
+
+def _strings(where: str, row: dict, field: str) -> list[str]:
+    values = _value(where, row, field)
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        fail(where, field, f"{_show(values)} is not a list of strings (in csv use holding_0, holding_1, ...)")
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            fail(where, field, f"candidate {index}, {_show(value)}, is not a string")
+    return list(values)
+
+
+def _label(where: str, row: dict, field: str, count: int, *, letters: bool) -> int:
+    value = label = _value(where, row, field)
+    if isinstance(value, str):
+        if letters and len(value) == 1 and "A" <= value <= "Z":
+            label = ord(value) - ord("A")
+        elif _INTEGER.fullmatch(value):
+            label = int(value)
+    if not isinstance(label, int) or isinstance(label, bool):
+        fail(where, field, f"{_show(value)} is not an integer{' or a letter from A to Z' if letters else ''}")
+    if not 0 <= label < count:
+        fail(where, field, f"{_show(value)} names none of the {count} candidates (0 to {count - 1})")
+    return label
+
+
+def _scores(where: str, row: dict, field: str, count: int) -> list[float]:
+    values = _value(where, row, field)
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        fail(where, field, f"{_show(values)} is not a list of {count} numbers, one a candidate")
+    return [_number(where, field, value) for value in values]
+
+
+def _number(where: str, field: str, value) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        fail(where, field, f"{_show(value)} is not a finite number")
+    return number
+
+
+def _string(where: str, row: dict, field: str) -> str:
+    value = _value(where, row, field)
+    if not isinstance(value, str):
+        fail(where, field, f"{_show(value)} is not a string")
+    return value
+
+
+def _value(where: str, row: dict, field: str):
+    if field not in row:
+        fail(where, field, "is missing")
+    return row[field]
+
+
+def _show(value) -> str:
+    # Part of it only: a message is one line, and a value may be a whole opinion or a number of 1,000 digits.
+    return f"{value!r:.60}"
