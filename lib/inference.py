@@ -42,7 +42,7 @@ def score_questions(
             questions = [encoded[index] for index in indices]
             logprobs = scorer(pack(questions).to(accelerator.device)).float().cpu()
             for index, item, row in zip(indices, questions, logprobs, strict=True):
-                values = row[: len(item.ending_ids)].tolist()
+                values = share_equal(row[: len(item.ending_ids)].tolist(), item.ending_ids)
                 if not torch.isfinite(row).all():
                     raise InputError(
                         f"{item.question.source}: the model gives log-probs {values}; its weights are broken"
@@ -51,3 +51,9 @@ def score_questions(
             bar.update(min(len(indices) * accelerator.num_processes, len(encoded) - bar.n))
     scorer.train(was_training)
     return [values for _, values in sorted(gather_object(scored))]
+
+
+def share_equal(values: Sequence[float], ending_ids: Sequence[list[int]]) -> list[float]:
+    """Equal endings take the value of the first of them: rounding depends on the place in the row, and ties must be
+    true ties."""
+    return [values[ending_ids.index(ids)] for ids in ending_ids]

@@ -1,0 +1,150 @@
+"""What the tests share: questions, a small tokenizer in Qwen2's form, and tiny models with weights large enough that a
+wrong position or a leaking branch shows in every log-prob."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+CASEHOLD = Path(os.environ.get("CASEHOLD_DIR", ROOT.parent / "shared" / "casehold"))
+QWEN2_TOKENIZER = ROOT.parent / "shared" / "qwen2_tokenizer"
+VOCAB_SIZE = 400
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SUBJECTS = ("the tenant", "the carrier", "a minor", "the surety", "an agent", "the insurer", "a trustee", "the buyer")
+VERBS = ("may rescind", "must give notice of", "is bound by", "cannot assign", "waives", "takes free of")
+OBJECTS = ("the lease", "a forged deed", "the arbitration clause", "an unsigned contract", "the lien", "the warranty")
+
+needs_casehold = pytest.mark.skipif(
+    not (CASEHOLD.is_dir() and QWEN2_TOKENIZER.is_dir()),
+    reason="real CaseHOLD rows and the Qwen2 tokenizer are not here (../shared, or CASEHOLD_DIR)",
+)
+
+
+def rows(count: int, num_candidates: int = 5, start: int = 0) -> list[dict]:
+    """LexGLUE rows whose candidates have different lengths; the gold's subject and object stand in the passage."""
+    made = []
+    for number in range(start, start + count):
+        texts = [
+            f"holding that {SUBJECTS[(number + k) % 8]} {VERBS[(number // 8 + k) % 6]} {OBJECTS[(number // 3 + k) % 6]}"
+            + " in equity" * (k % 3)
+            for k in range(num_candidates)
+        ]
+        label = (number * 7) % num_candidates
+        subject, verb = SUBJECTS[(number + label) % 8], VERBS[(number // 8 + label) % 6]
+        context = f"In case {number} we ask whether {subject} {verb} it. See Doe v. Roe, {number} U.S. 1 (<HOLDING>)."
+        made.append({"id": f"q{number}", "context": context, "endings": texts, "label": label})
+    return made
+
+
+def write_jsonl(path: Path, records: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Qwen2TokenizerFast:
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator((text for row in rows(64) for text in (row["context"], *row["endings"])), trainer)
+    bpe.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+    return Qwen2TokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+def tiny_model(family: str = "qwen2", vocab_size: int = VOCAB_SIZE, **changes):
+    """A random two-layer causal LM in fp32."""
+    config_class, model_class = {
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }[family]
+    settings = dict(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    if family == "qwen3":
+        settings["head_dim"] = 16
+    torch.manual_seed(0)
+    return model_class(config_class(**settings | changes)).eval()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_jsonl(folder / "train.jsonl", rows(13))
+    write_jsonl(folder / "validation.jsonl", rows(6, start=100))
+    write_jsonl(folder / "test.jsonl", rows(8, start=200))
+    return folder
+
+
+@pytest.fixture
+def encode(tokenizer, tmp_path):
+    """Rows to encoded questions, by way of a file."""
+    from lib.data import load_split
+    from lib.prompt import PromptConfig, encode_questions
+
+    def encode_rows(records: list[dict], **config):
+        data = load_split(str(write_jsonl(tmp_path / "rows.jsonl", records)), "test")
+        config.setdefault("template", data.default_template)
+        return encode_questions(data.questions, tokenizer, PromptConfig(**config))
+
+    return encode_rows
+
+
+def run_python(*arguments, cwd: Path, check: bool = True, **environment) -> subprocess.CompletedProcess:
+    """Run a script of the project as its user would."""
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if check and result.returncode:
+        raise AssertionError(f"{arguments} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
+    return result
