@@ -180,4 +180,4 @@ def _advice() -> str:
 
 
 def _hub_error(problem: str) -> InputError:
-    return InputError(f"--data casehold: {problem}; {_advice()}; if it is cached here already, set HF_HUB_OFFLINE=1")
+    return InputError(f"--data casehold: {problem}; {_advice()}; what is cached here already needs HF_HUB_OFFLINE=1")

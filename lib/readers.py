@@ -72,7 +72,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict]]:
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(text)
+            row = json.loads(text.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{where}: column {error.colno}: broken JSON ({error.msg}); each line must be one object"
