@@ -10,13 +10,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
-from lib.data import Dataset, load_split
-
 from lib.cli import HelpFormatter, positive_int
+from lib.data import Dataset, load_split
 from lib.errors import run_script
 from lib.evaluation import SCORES, baselines, histogram, num_correct, predictions, wilson_interval
-from lib.inference import SCORING_BATCH_SIZE, score_questions
+from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.models import DTYPES, load_model, pick_precision
 from lib.paths import atomic_file
 from lib.prompt import PromptConfig, encode_questions, report_encoding
@@ -51,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     precision = pick_precision(args.precision)
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = start_accelerator(precision)
     data = load_split(args.data, args.split, limit=args.limit, strict=args.strict)
     loaded = load_model(args.model, DTYPES[precision])
     prompt = prompt_config(loaded.prompt, data.default_template, args.end_token)

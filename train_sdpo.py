@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from lib.data import Dataset, load_split
 from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from lib.checkpoint import Checkpoints
 from lib.cli import HelpFormatter, positive_float, positive_int, share
+from lib.data import Dataset, load_split
 from lib.errors import InputError, run_script
 from lib.evaluation import num_correct, predictions
-from lib.inference import SCORING_BATCH_SIZE, score_questions
+from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES
 from lib.models import DTYPES, load_model, pick_precision, weights_sha256
 from lib.negatives import TrainingQuestion, draw_candidates, epoch_order, training_questions
@@ -120,9 +120,7 @@ def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, Path, boo
 def main(argv: list[str] | None = None) -> int:
     settings, folder, resume = read_settings(argv)
     precision = pick_precision(settings.precision)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if precision == "bf16" else "no", step_scheduler_with_optimizer=False
-    )
+    accelerator = start_accelerator(precision)
     set_seed(settings.seed)
     with accelerator.main_process_first():  # whoever comes second finds what the first one fetched
         train, validation = load_data(settings)

@@ -15,6 +15,16 @@ from lib.scoring import PackedScorer
 SCORING_BATCH_SIZE = 4  # questions; without gradients this stays far below the memory of a training step
 
 
+def start_accelerator(precision: str) -> Accelerator:
+    """The device and the processes: GPUs where there are any, else the CPU (also under torchrun)."""
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        # The schedule counts our steps; accelerate would advance it once for every process.
+        step_scheduler_with_optimizer=False,
+    )
+
+
 def score_questions(
     scorer: PackedScorer,
     encoded: Sequence[EncodedQuestion],
