@@ -22,3 +22,6 @@ def run_script(main: Callable[[], int | None]) -> None:
         # The reader of our output is gone; closing stderr too stops Python's own message at shutdown.
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

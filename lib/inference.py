@@ -55,7 +55,7 @@ def score_questions(
                 values = share_equal(row[: len(item.ending_ids)].tolist(), item.ending_ids)
                 if not torch.isfinite(row).all():
                     raise InputError(
-                        f"{item.question.source}: the model gives log-probs {values}; its weights are broken"
+                        f"{item.question.source}: log-probs {values} are not finite; the weights are broken"
                     )
                 scored.append((index, values))
             bar.update(min(len(indices) * accelerator.num_processes, len(encoded) - bar.n))

@@ -83,7 +83,7 @@ def finish_run(folder: Path, record: dict, model: PeftModel, tokenizer, prompt: 
     plot_run(metrics, folder / "curve.png")
     prompt.save(folder)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, save_embedding_layers=False)
         tokenizer.save_pretrained(temporary)
         _write_card(Path(temporary) / "README.md", record, metrics)
         # The adapter's configuration comes last: with it, the folder counts as a model.

@@ -1,0 +1,30 @@
+# Everything below sets itself up: a virtual environment in .venv, nothing global.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test test-all lint scorer clean
+
+help:           ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
+
+setup: $(READY) ## the environment alone
+
+$(READY): requirements.txt tools/setup.sh
+	@tools/setup.sh $(PYTHON)
+	@touch $@
+
+demo: $(READY)  ## train, evaluate, export and score without a network (minutes)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo.sh
+
+test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
+	$(BIN)/python -m pytest -q
+
+test-all: $(READY) ## everything, every command of the README included
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+
+clean:          ## what was built here; runs/ stays
+	rm -rf .venv .cache .deps cpp_scorer/build* cpp_scorer/score

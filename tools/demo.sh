@@ -1,0 +1,15 @@
+#!/bin/sh
+# The whole way without a network: a tiny base model, preference training with 4 negatives, evaluation before and after.
+# usage: tools/demo.sh   (in the project's folder, python of .venv first in PATH; `make demo` does that)
+set -eu
+started=$(date +%s)
+step() { printf '\n== %s\n' "$1"; }
+
+step "untuned model on the demo's test questions"
+python eval_mc.py --split test --model demo --data demo
+step "training with 4 negatives"
+rm -rf runs/demo
+python train_sdpo.py --num-neg 4 --model demo --data demo --output runs/demo
+step "tuned model on the same questions"
+python eval_mc.py --split test --model runs/demo --data demo --output runs/demo/predictions.jsonl
+printf '\ndone in %d seconds\n' $(($(date +%s) - started))
