@@ -2,20 +2,19 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
 from lib.errors import InputError
 from lib.forms import Candidates, Form, candidates, fail, recognise, text_fields
-from lib.hub import require_hub
+from lib.hub import hub_error, require_hub
 from lib.readers import find_split, read_rows
 
 STRIP = " \t\n\v\f\r"  # the white space that prompts and endings are stripped of; nothing else of Unicode
 HUB_DATASET = "coastalcph/lex_glue"
 HUB_CONFIG = "case_hold"
-HUB_SECONDS = 10.0  # how long the hub may take to answer before it counts as out of reach
+HUB_ADVICE = "give your own questions with --data DIR_OR_FILE, or try --data demo"
 
 
 @dataclass(frozen=True)
@@ -134,50 +133,15 @@ def _flaws(form: Form, question: Question, strict: bool) -> tuple[bool, bool]:
 
 
 def _hub_split(split: str) -> tuple[Iterator[tuple[str, dict]], str, str]:
-    _require_dataset()
+    require_hub("--data casehold", HUB_DATASET, "dataset", HUB_ADVICE)
     from datasets import load_dataset
 
     try:
         rows = list(load_dataset(HUB_DATASET, HUB_CONFIG, split=split))
     except Exception as error:  # the library, and those below it, raise many kinds with no common base
-        raise _hub_error(" ".join(str(error).split())) from None
+        raise hub_error("--data casehold", " ".join(str(error).split()), HUB_ADVICE) from None
     source = f"{HUB_DATASET} {HUB_CONFIG} {split}"
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return ((f"{source}:{number}", row) for number, row in enumerate(rows)), source, digest.hexdigest()
-
-
-def _require_dataset() -> None:
-    """Ask the hub for the data set once; raise InputError where no answer comes within `HUB_SECONDS`."""
-    from huggingface_hub import HfApi, constants
-
-    if constants.HF_HUB_OFFLINE:
-        return
-    problems = []
-
-    def ask() -> None:
-        try:
-            require_hub("--data casehold", _advice())
-            HfApi().dataset_info(HUB_DATASET, timeout=HUB_SECONDS)
-        except Exception as error:
-            problems.append(error)
-
-    # In a thread: looking up a name, or trying one address after the other, can outlast any timeout given to it.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(HUB_SECONDS)
-    if asking.is_alive():
-        raise _hub_error(f"the hub at {constants.ENDPOINT} gave no answer within {HUB_SECONDS:.0f} seconds")
-    for problem in problems:
-        if isinstance(problem, InputError):
-            raise problem
-        raise _hub_error(f"the hub at {constants.ENDPOINT} cannot serve it ({' '.join(str(problem).split())})")
-
-
-def _advice() -> str:
-    return "give your own questions with --data DIR_OR_FILE, or try --data demo"
-
-
-def _hub_error(problem: str) -> InputError:
-    return InputError(f"--data casehold: {problem}; {_advice()}; what is cached here already needs HF_HUB_OFFLINE=1")

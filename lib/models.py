@@ -78,7 +78,9 @@ def resolve(source: str) -> str:
         raise InputError(
             f"{source}: no such model folder; give a run, a model folder or a hub name such as Qwen/Qwen2.5-0.5B"
         )
-    require_hub(f"model {source}", "give a model folder with --model, or try `--model demo --data demo`")
+    require_hub(
+        f"model {source}", source, "model", "give a model folder with --model, or try `--model demo --data demo`"
+    )
     return source
 
 

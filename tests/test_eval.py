@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -148,7 +149,10 @@ def test_an_adapter_for_another_model_is_refused(tmp_path, model_folder, tokeniz
 
 
 def test_a_full_disk_leaves_no_half_written_predictions(tmp_path, model_folder, data_folder, monkeypatch):
-    monkeypatch.setattr(eval_mc.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(OSError("no space left")))
+    def full(*values, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(eval_mc, "json", SimpleNamespace(dumps=full))
     with pytest.raises(OSError, match="no space"):
         evaluate("--model", model_folder, "--data", data_folder, "--output", tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == []
