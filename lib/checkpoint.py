@@ -25,7 +25,9 @@ class Checkpoints:
         def save_adapter(models, weights, output_dir):
             weights.clear()
             if accelerator.is_main_process:
-                save_file(get_peft_model_state_dict(model), Path(output_dir) / ADAPTER_FILE)
+                save_file(
+                    get_peft_model_state_dict(model, save_embedding_layers=False), Path(output_dir) / ADAPTER_FILE
+                )
 
         def load_adapter(models, input_dir):
             models.clear()
