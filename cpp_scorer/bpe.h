@@ -1,0 +1,51 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+/// Two neighbouring tokens and the one they become.
+struct Merge {
+  uint32_t left, right, merged;
+};
+
+/// Byte-pair encoding: the bytes of a word are its first tokens, and the pair of lowest rank is merged until none is left.
+class Bpe {
+ public:
+  /// What encoding one word after another reuses; one for each thread.
+  class Scratch {
+    friend class Bpe;
+    struct Symbol {
+      uint32_t id;
+      int32_t previous, next;  // positions, or kNone
+    };
+    struct Candidate {
+      uint32_t rank;
+      int32_t position;  // of the left symbol
+      uint32_t merged;
+    };
+    std::vector<Symbol> symbols;
+    std::vector<Candidate> heap;
+  };
+
+  /// `byte_ids`: the token of every byte. `merges`: in rank order; of two for one pair the later counts.
+  Bpe(const std::array<uint32_t, 256>& byte_ids, const std::vector<Merge>& merges);
+
+  /// Appends the ids of a word of 1 to 2^31 - 1 bytes, in O(n log n).
+  void encode(std::string_view word, Scratch& scratch, std::vector<int64_t>& ids) const;
+
+ private:
+  struct Entry {
+    uint32_t left = kEmpty, right = 0, rank = 0, merged = 0;
+  };
+  static constexpr uint32_t kEmpty = UINT32_MAX;
+
+  size_t slot(uint32_t left, uint32_t right) const;
+  void offer(int32_t position, Scratch& scratch) const;
+  void merge_all(Scratch& scratch) const;
+
+  std::array<uint32_t, 256> byte_ids_;
+  std::vector<Entry> table_;  // by the hash of the pair, with linear probing; the size is a power of two
+};
