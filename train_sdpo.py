@@ -64,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     objective = parser.add_argument_group("objective")
     objective.add_argument("--loss", choices=sorted(LOSSES), default="sdpo", help="what is minimised")
     objective.add_argument("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
-    objective.add_argument("--beta", type=positive_float, default=0.1, help="scale of the implicit reward; ours, the paper states none")
+    objective.add_argument(
+        "--beta", type=positive_float, default=0.1, help="scale of the implicit reward; ours, the paper states none"
+    )
 
     model = parser.add_argument_group("model and adapter")
     model.add_argument("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")

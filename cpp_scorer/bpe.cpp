@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "utf8.h"
+
 namespace {
 
 constexpr int32_t kNone = -1, kMergedAway = -2;
@@ -12,6 +14,16 @@ constexpr auto kLater = [](const auto& a, const auto& b) {
 };
 
 }  // namespace
+
+std::array<std::string, 256> byte_alphabet() {
+  std::array<std::string, 256> alphabet;
+  char32_t next = 0x100;
+  for (char32_t byte = 0; byte < 256; ++byte) {
+    const bool visible = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte != 0xAD);
+    append_utf8(alphabet[byte], visible ? byte : next++);
+  }
+  return alphabet;
+}
 
 Bpe::Bpe(const std::array<uint32_t, 256>& byte_ids, const std::vector<Merge>& merges) : byte_ids_(byte_ids) {
   size_t size = 2;

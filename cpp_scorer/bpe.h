@@ -3,8 +3,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
+
+/// The characters that stand for the bytes in a byte-level vocabulary: a byte that is visible in Latin-1 for itself, the
+/// others for U+0100 and on, in order.
+std::array<std::string, 256> byte_alphabet();
 
 /// Two neighbouring tokens and the one they become.
 struct Merge {

@@ -1,6 +1,7 @@
 #include "json.h"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -30,61 +31,102 @@ Json parse(std::string_view line) {
   }
 }
 
-const Json& member(const Json& object, const std::string& field) {
-  const auto found = object.find(field);
-  if (found == object.end()) fail(field, "is missing");
-  return *found;
+/// The columns of one form; a template calls the prompt's column by `field`. The reward's column may be missing.
+struct Form {
+  const char *field, *prompt, *candidates, *reward;
+};
+
+// The same as in lib/forms.py, except for one response a row: a stream cannot be grouped by prompt.
+constexpr std::array<Form, 4> kForms{{{"context", "context", "endings", "label"},
+                                      {"context", "citing_prompt", "holding_0", "label"},
+                                      {"question", "question", "choices", "answer"},
+                                      {"prompt", "prompt", "responses", "scores"}}};
+const Form& kCasehold = kForms[1];
+const Form& kMmlu = kForms[2];
+const Form& kGraded = kForms[3];
+
+/// The form of which the row has most columns, the first of equals.
+const Form& recognise(const Json& row) {
+  const auto count = [&](const Form& form) {
+    return row.count(form.prompt) + row.count(form.candidates) + row.count(form.reward);
+  };
+  const Form& form = *std::max_element(kForms.begin(), kForms.end(),
+                                       [&](const Form& a, const Form& b) { return count(a) < count(b); });
+  if (!row.contains(form.prompt) && !row.contains(form.candidates)) {
+    throw InputError("its fields are of no known form; those are (context, endings), (citing_prompt, holding_0, "
+                     "holding_1, ...), (question, choices) and (prompt, responses)");
+  }
+  return form;
 }
 
-const std::string& string_of(const Json& value, const std::string& field) {
-  if (!value.is_string()) fail(field, "must be a string");
-  return value.get_ref<const std::string&>();
+const std::string& string_of(const Json& row, const std::string& field) {
+  const auto found = row.find(field);
+  if (found == row.end()) fail(field, "is missing");
+  if (!found->is_string()) fail(field, "is not a string");
+  return found->get_ref<const std::string&>();
 }
 
-std::vector<std::string> strings_of(const Json& object, const std::string& field) {
-  const Json& list = member(object, field);
-  if (!list.is_array()) fail(field, "must be a list of strings");
+std::vector<std::string> strings_of(const Json& row, const std::string& field) {
+  const auto found = row.find(field);
+  if (found == row.end()) fail(field, "is missing");
+  if (!found->is_array()) fail(field, "is not a list of strings");
   std::vector<std::string> strings;
-  for (size_t k = 0; k < list.size(); ++k) strings.push_back(string_of(list[k], field + "[" + std::to_string(k) + "]"));
-  return strings;
-}
-
-/// holding_0, holding_1, ... as far as they go.
-std::vector<std::string> numbered_strings(const Json& object, const std::string& prefix) {
-  std::vector<std::string> strings;
-  for (std::string field = prefix + "0"; object.contains(field); field = prefix + std::to_string(strings.size())) {
-    strings.push_back(string_of(object[field], field));
+  for (const Json& value : *found) {
+    if (!value.is_string()) fail(field, "candidate " + std::to_string(strings.size()) + " is not a string");
+    strings.push_back(value.get_ref<const std::string&>());
   }
   return strings;
 }
 
-/// The optional index of the right ending; a letter too where the form allows it.
-std::optional<int64_t> label_of(const Json& object, const std::string& field, size_t count, bool letters) {
-  const auto found = object.find(field);
-  if (found == object.end() || found->is_null()) return std::nullopt;
+bool is_holding(const std::string& name) {
+  constexpr std::string_view prefix = "holding_";
+  return name.size() > prefix.size() && name.compare(0, prefix.size(), prefix) == 0 &&
+         name.find_first_not_of("0123456789", prefix.size()) == name.npos;
+}
+
+/// holding_0, holding_1, ... without a gap.
+std::vector<std::string> holdings_of(const Json& row) {
+  std::vector<std::string> strings;
+  size_t count = 0;
+  for (const auto& item : row.items()) count += is_holding(item.key());
+  while (strings.size() < count) strings.push_back(string_of(row, "holding_" + std::to_string(strings.size())));
+  return strings;
+}
+
+/// The index that a label's text names: up to 9 digits, or for MMLU's answers a letter; -1 where it is neither.
+int64_t index_of(const std::string& text, bool letters) {
+  if (letters && text.size() == 1 && text[0] >= 'A' && text[0] <= 'Z') return text[0] - 'A';
+  const bool digits = !text.empty() && text.size() < 10 && text.find_first_not_of("0123456789") == text.npos;
+  return digits ? std::stoll(text) : -1;
+}
+
+/// The index of the right ending, where the row says it.
+std::optional<int64_t> label_of(const Json& row, const Form& form, size_t count) {
+  const auto found = row.find(form.reward);
+  if (found == row.end() || found->is_null()) return std::nullopt;
   int64_t label = -1;
-  if (found->is_number_integer()) {
-    label = found->get<int64_t>();
-  } else if (letters && found->is_string() && found->get_ref<const std::string&>().size() == 1) {
-    label = found->get_ref<const std::string&>()[0] - 'A';
-  } else {
-    fail(field, letters ? "must be an integer or a capital letter" : "must be an integer");
+  if (found->is_number_unsigned()) {
+    label = static_cast<int64_t>(std::min<uint64_t>(found->get<uint64_t>(), count));
+  } else if (found->is_string()) {
+    label = index_of(found->get_ref<const std::string&>(), &form == &kMmlu);
   }
   if (label < 0 || label >= static_cast<int64_t>(count)) {
-    fail(field, found->dump() + " names none of the " + std::to_string(count) + " endings");
+    fail(form.reward, "names none of the " + std::to_string(count) + " candidates (0 to " + std::to_string(count - 1) +
+                          (&form == &kMmlu ? ", or a letter from A)" : ")"));
   }
   return label;
 }
 
-/// Graded rows: the best score's index, the first of equals.
-std::optional<int64_t> best_score(const Json& object, size_t count) {
-  const auto found = object.find("scores");
-  if (found == object.end() || found->is_null()) return std::nullopt;
-  if (!found->is_array() || found->size() != count) fail("scores", "must be a list of one number a response");
+/// The index of the highest score, the first of equals, where the row says them.
+std::optional<int64_t> best_score(const Json& row, size_t count) {
+  const auto found = row.find(kGraded.reward);
+  if (found == row.end() || found->is_null()) return std::nullopt;
   std::vector<double> scores;
   for (const Json& score : *found) {
-    if (!score.is_number()) fail("scores", "must be a list of one number a response");
-    scores.push_back(score.get<double>());
+    if (score.is_number()) scores.push_back(score.get<double>());
+  }
+  if (!found->is_array() || found->size() != count || scores.size() != count) {
+    fail(kGraded.reward, "is not a list of " + std::to_string(count) + " numbers, one a candidate");
   }
   return std::max_element(scores.begin(), scores.end()) - scores.begin();
 }
@@ -96,7 +138,7 @@ struct JsonRow::Object {
 };
 
 JsonRow::JsonRow(std::string_view line) : object_(new Object{parse(line)}) {
-  if (!object_->value.is_object()) throw InputError("the line must be a JSON object");
+  if (!object_->value.is_object()) throw InputError("the line is not a JSON object");
 }
 
 JsonRow::~JsonRow() = default;
@@ -104,43 +146,29 @@ JsonRow::~JsonRow() = default;
 std::optional<std::string> JsonRow::id() const {
   const auto found = object_->value.find("id");
   if (found == object_->value.end() || found->is_null()) return std::nullopt;
-  if (!found->is_string() && !found->is_number_integer()) fail("id", "must be a string or an integer");
-  return found->dump();
+  if (found->is_number_integer()) return found->dump();
+  if (!found->is_string() || found->get_ref<const std::string&>().empty()) fail("id", "is not a string or an integer");
+  return found->get<std::string>();
 }
 
 Question JsonRow::question() const {
-  const Json& object = object_->value;
+  const Json& row = object_->value;
+  const Form& form = recognise(row);
   Question question;
-  std::string endings_field;
-  if (object.contains("endings")) {
-    endings_field = "endings";
-    question.fields["context"] = string_of(member(object, "context"), "context");
-    question.endings = strings_of(object, "endings");
-    question.label = label_of(object, "label", question.endings.size(), false);
-  } else if (object.contains("citing_prompt")) {
-    endings_field = "holding_0";
-    question.fields["context"] = string_of(object["citing_prompt"], "citing_prompt");
-    question.endings = numbered_strings(object, "holding_");
-    question.label = label_of(object, "label", question.endings.size(), false);
-  } else if (object.contains("choices")) {
-    endings_field = "choices";
-    question.fields["question"] = string_of(member(object, "question"), "question");
-    question.endings = strings_of(object, "choices");
-    question.label = label_of(object, "answer", question.endings.size(), true);
-  } else if (object.contains("responses")) {
-    endings_field = "responses";
-    question.fields["prompt"] = string_of(member(object, "prompt"), "prompt");
-    question.endings = strings_of(object, "responses");
-    question.label = best_score(object, question.endings.size());
-  } else {
-    throw InputError("no known form: needs context and endings, citing_prompt and holding_0.., question and choices, "
-                     "or prompt and responses");
+  for (const auto& [name, value] : row.items()) {
+    const bool own = name == "id" || name == form.prompt || name == form.candidates || name == form.reward ||
+                     (&form == &kCasehold && is_holding(name));
+    if (value.is_string() && !own) question.fields[name] = value.get<std::string>();
   }
-  if (question.endings.size() < 2) fail(endings_field, "fewer than 2 candidates");
+  question.fields[form.field] = string_of(row, form.prompt);
+  question.endings = &form == &kCasehold ? holdings_of(row) : strings_of(row, form.candidates);
+  const size_t count = question.endings.size();
+  if (count < 2) fail(form.candidates, std::to_string(count) + " candidates; a question needs 2 or more");
+  question.label = &form == &kGraded ? best_score(row, count) : label_of(row, form, count);
   return question;
 }
 
-const std::string& JsonRow::text() const { return string_of(member(object_->value, "text"), "text"); }
+const std::string& JsonRow::text() const { return string_of(object_->value, "text"); }
 
 std::string json_quote(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);

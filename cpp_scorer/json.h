@@ -7,7 +7,7 @@
 
 #include "question.h"
 
-/// One line of the input: a JSON object in one of the forms that eval_mc.py reads too. The only part that parses JSON.
+/// One line of the input: a JSON object in one of the forms that eval_mc.py reads too. Only json.cpp parses JSON.
 ///
 /// LexGLUE (context, endings, label?), the original CaseHOLD columns (citing_prompt, holding_0.., label?), MMLU style
 /// (question, choices, answer?) and graded (prompt, responses, scores?). Every InputError names the field.
@@ -17,9 +17,10 @@ class JsonRow {
   explicit JsonRow(std::string_view line);
   ~JsonRow();
 
-  /// The row's own id as JSON text; empty where it has none. Throws InputError for one that is no string or integer.
+  /// The row's own id; none where it has none. Throws InputError for one that is no string or integer.
   std::optional<std::string> id() const;
 
+  /// The candidates, and as fields the prompt and every other string column, for the template to name.
   /// Throws InputError for a form it does not know, a broken field, fewer than 2 candidates, a label out of range.
   Question question() const;
 

@@ -27,7 +27,7 @@ int open_event() {
   return fd;
 }
 
-bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\n\v\f\r") == text.npos; }
+bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\r") == text.npos; }
 
 }  // namespace
 

@@ -38,7 +38,7 @@ size_t Prediction::choice() const {
 }
 
 std::string Prediction::to_json() const {
-  std::string line = "{\"id\": " + id + ", \"prediction\": " + to_text(choice());
+  std::string line = "{\"id\": " + json_quote(id) + ", \"prediction\": " + to_text(choice());
   if (label) line += ", \"label\": " + to_text(*label);
   line += std::string(", \"score\": \"") + (score == Score::kSum ? "sum" : "mean") + "\"";
   line += ", \"logprobs\": " + to_array(logprobs);
@@ -48,5 +48,5 @@ std::string Prediction::to_json() const {
 }
 
 std::string error_to_json(const std::string& id, const std::string& error) {
-  return "{\"id\": " + id + ", \"error\": " + json_quote(error) + "}\n";
+  return "{\"id\": " + json_quote(id) + ", \"error\": " + json_quote(error) + "}\n";
 }

@@ -10,7 +10,7 @@ enum class Score { kSum, kMean };
 
 /// One scored question. Log-probs are always sums; `score` says by what the choice was made.
 struct Prediction {
-  std::string id;  // as JSON text
+  std::string id;
   std::optional<int64_t> label;
   Score score = Score::kSum;
   std::vector<float> logprobs, reference_logprobs;  // the latter empty without a reference

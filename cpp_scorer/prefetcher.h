@@ -12,7 +12,7 @@
 
 /// A question on its way to the session; or, where `error` says something, what is left of a broken row.
 struct PreparedQuestion {
-  std::string id;    // as JSON text: the row's own, else its number from 0
+  std::string id;    // the row's own, else its number from 0
   size_t line = 0;   // from 1
   std::optional<int64_t> label;
   EncodedQuestion encoded;

@@ -1,6 +1,7 @@
 #include "prompt.h"
 
 #include <algorithm>
+#include <cctype>
 #include <optional>
 #include <utility>
 
@@ -9,7 +10,9 @@
 namespace {
 
 constexpr std::string_view kWhiteSpace = " \t\n\v\f\r";
-constexpr std::string_view kWordCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_";
+
+/// A character of a field's name; every character beyond ASCII counts as a letter.
+bool is_word(unsigned char byte) { return byte >= 0x80 || std::isalnum(byte) || byte == '_'; }
 
 std::string_view strip_right(std::string_view text) {
   return text.substr(0, text.find_last_not_of(kWhiteSpace) + 1);
@@ -23,9 +26,9 @@ struct Placeholder {
 
 std::optional<Placeholder> next_placeholder(std::string_view text, size_t from) {
   for (size_t open = text.find('{', from); open != text.npos; open = text.find('{', open + 1)) {
-    const size_t close = text.find_first_not_of(kWordCharacters, open + 1);
-    if (close == text.npos) return std::nullopt;
-    if (text[close] == '}' && close > open + 1) {
+    size_t close = open + 1;
+    while (close < text.size() && is_word(text[close])) ++close;
+    if (close < text.size() && text[close] == '}' && close > open + 1) {
       return Placeholder{open, close + 1, text.substr(open + 1, close - open - 1)};
     }
   }

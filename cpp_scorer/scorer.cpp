@@ -50,11 +50,14 @@ class Batch {
 };
 
 /// The log-probs of one row's candidates. Throws InputError where one is not finite.
-std::vector<float> finite_row(const Logprobs& logprobs, size_t row, size_t count, const char* model) {
-  const auto begin = logprobs.values.begin() + static_cast<int64_t>(row) * logprobs.num_candidates;
-  const std::vector<float> values(begin, begin + static_cast<int64_t>(count));
-  for (const float value : values) {
-    if (!std::isfinite(value)) throw InputError(std::string("the ") + model + " gives a log-prob that is not finite");
+std::vector<float> candidates_of(const Logprobs& logprobs, size_t row, const EncodedQuestion& question) {
+  const float* first = logprobs.values.data() + static_cast<int64_t>(row) * logprobs.num_candidates;
+  std::vector<float> values(first, first + question.ending_ids.size());
+  for (size_t k = 0; k < values.size(); ++k) {
+    if (!std::isfinite(values[k])) throw InputError("the log-prob of candidate " + std::to_string(k) + " is not finite");
+    // Where a branch lies moves its last digits; equal endings must tie all the same.
+    const auto equal = std::find(question.ending_ids.begin(), question.ending_ids.end(), question.ending_ids[k]);
+    values[k] = values[static_cast<size_t>(equal - question.ending_ids.begin())];
   }
   return values;
 }
@@ -65,9 +68,8 @@ Prediction predict(const PreparedQuestion& question, size_t row, const Logprobs&
   prediction.id = question.id;
   prediction.label = question.label;
   prediction.score = score;
-  const size_t count = question.encoded.ending_ids.size();
-  prediction.logprobs = finite_row(logprobs, row, count, "model");
-  if (reference) prediction.reference_logprobs = finite_row(*reference, row, count, "reference");
+  prediction.logprobs = candidates_of(logprobs, row, question.encoded);
+  if (reference) prediction.reference_logprobs = candidates_of(*reference, row, question.encoded);
   for (const auto& ids : question.encoded.ending_ids) prediction.tokens.push_back(static_cast<int64_t>(ids.size()));
   prediction.bytes = question.encoded.ending_bytes;
   prediction.truncated = question.encoded.truncated;

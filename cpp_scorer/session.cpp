@@ -22,17 +22,21 @@ std::string reason(const Ort::Exception& error) {
   return text.size() <= kLongestReason ? text : text.substr(0, kLongestReason) + "...";
 }
 
-void add_cuda(Ort::SessionOptions& options, const std::string& model_path) {
+void add_cuda(Ort::SessionOptions& options) {
   const std::vector<std::string> providers = Ort::GetAvailableProviders();
   if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") == providers.end()) {
-    throw InputError(model_path + ": --device cuda needs an onnxruntime built with CUDA; this one has the CPU alone");
+    throw InputError("device cuda: this onnxruntime is built for the CPU alone; take one with CUDA, or device cpu");
   }
-  const OrtApi& api = Ort::GetApi();
-  OrtCUDAProviderOptionsV2* cuda = nullptr;
-  Ort::ThrowOnError(api.CreateCUDAProviderOptions(&cuda));
-  const std::unique_ptr<OrtCUDAProviderOptionsV2, void (*)(OrtCUDAProviderOptionsV2*)> owner(
-      cuda, api.ReleaseCUDAProviderOptions);
-  options.AppendExecutionProvider_CUDA_V2(*cuda);
+  try {
+    const OrtApi& api = Ort::GetApi();
+    OrtCUDAProviderOptionsV2* cuda = nullptr;
+    Ort::ThrowOnError(api.CreateCUDAProviderOptions(&cuda));
+    const std::unique_ptr<OrtCUDAProviderOptionsV2, void (*)(OrtCUDAProviderOptionsV2*)> owner(
+        cuda, api.ReleaseCUDAProviderOptions);
+    options.AppendExecutionProvider_CUDA_V2(*cuda);
+  } catch (const Ort::Exception& error) {
+    throw InputError("device cuda: onnxruntime's CUDA provider cannot be loaded (" + reason(error) + ")");
+  }
 }
 
 Ort::SessionOptions session_options(int threads) {
@@ -57,7 +61,7 @@ Session::Session(const std::string& model_path, int threads, Device device) {
   try {
     runtime_ = std::make_unique<Runtime>();
     Ort::SessionOptions options = session_options(threads);
-    if (device == Device::kCuda) add_cuda(options, model_path);
+    if (device == Device::kCuda) add_cuda(options);
     runtime_->session = Ort::Session(runtime_->env, model_path.c_str(), options);
   } catch (const Ort::Exception& error) {
     throw InputError(model_path + ": cannot be loaded (" + reason(error) + ")");
@@ -82,7 +86,10 @@ Logprobs Session::run(const PackedBatch& batch) {
     const std::vector<Ort::Value> outputs = runtime_->session.Run(
         Ort::RunOptions{nullptr}, kInputs.data(), inputs.data(), inputs.size(), kOutputs.data(), kOutputs.size());
     const std::vector<int64_t> shape = outputs[0].GetTensorTypeAndShapeInfo().GetShape();
-    if (shape.size() != 2 || shape[0] != batch.num_rows) throw InputError("the model's logprobs are not [B, K]");
+    const int64_t candidates = 1 + *std::max_element(batch.cand_index.begin(), batch.cand_index.end());
+    if (shape != std::vector<int64_t>{batch.num_rows, candidates}) {
+      throw InputError("the model's logprobs are not [questions, candidates]; export it again");
+    }
     const float* values = outputs[0].GetTensorData<float>();
     return {shape[1], {values, values + shape[0] * shape[1]}};
   } catch (const Ort::Exception& error) {

@@ -17,17 +17,6 @@ namespace {
 
 constexpr size_t kLongestText = size_t{1} << 28;
 
-/// The byte-level alphabet: a byte that is visible in Latin-1 stands for itself, the others are U+0100 and on, in order.
-std::array<std::string, 256> byte_alphabet() {
-  std::array<std::string, 256> alphabet;
-  char32_t next = 0x100;
-  for (char32_t byte = 0; byte < 256; ++byte) {
-    const bool visible = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte != 0xAD);
-    append_utf8(alphabet[byte], visible ? byte : next++);
-  }
-  return alphabet;
-}
-
 Bpe make_bpe(const TokenizerSpec& spec, const std::array<std::string, 256>& alphabet) {
   const auto id_of = [&](const std::string& token, const char* user) {
     const auto found = spec.vocab.find(token);

@@ -55,7 +55,7 @@ private_apt() {
 release_archive() {
     [ ! -d "$work/$1" ] || return 0
     if command -v curl >/dev/null; then
-        curl -fsSL --retry 2 --connect-timeout 20 -o "$work/download" "$2"
+        curl -fsL --retry 1 --connect-timeout 20 -o "$work/download" "$2"
     elif command -v wget >/dev/null; then
         wget -q --timeout=20 -O "$work/download" "$2"
     else

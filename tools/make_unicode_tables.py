@@ -59,13 +59,13 @@ def combining_ranks() -> dict[str, int]:
     """Mark to the rank, from 1, of its combining class: the order of the classes is all that NFC asks for."""
 
     def follows(mark: str, other: str) -> bool:
-        return nfd(mark + other) == other + mark
+        return mark != other and nfd(mark + other) == other + mark
 
     marks = [
         c for c in CODE_POINTS if nfd(c) == c and (follows(c, LOWEST_MARK) or nfd(HIGHEST_MARK + c) == c + HIGHEST_MARK)
     ]
     classes: list[list[str]] = [[LOWEST_MARK]]
-    for mark in marks + [HIGHEST_MARK]:
+    for mark in marks:
         low, high = 0, len(classes)
         while low < high:
             middle = (low + high) // 2

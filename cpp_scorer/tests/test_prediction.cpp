@@ -11,7 +11,7 @@ namespace {
 
 Prediction prediction(std::vector<float> logprobs, std::vector<int64_t> tokens, Score score = Score::kSum) {
   Prediction made;
-  made.id = "\"t-1\"";
+  made.id = "t-1";
   made.score = score;
   made.logprobs = std::move(logprobs);
   made.tokens = std::move(tokens);
@@ -42,9 +42,9 @@ void format() {
   made.reference_logprobs = {-3, -0.25F};
   made.truncated = 12;
   CHECK_EQUAL(made.to_json(),
-              "{\"id\": 7, \"prediction\": 0, \"label\": 0, \"score\": \"mean\", \"logprobs\": [-1.5, -0.1], "
+              "{\"id\": \"7\", \"prediction\": 0, \"label\": 0, \"score\": \"mean\", \"logprobs\": [-1.5, -0.1], "
               "\"reference_logprobs\": [-3, -0.25], \"tokens\": [3, 2], \"bytes\": [8, 4], \"truncated\": 12}\n");
-  CHECK_EQUAL(error_to_json("3", "field \"x\""), "{\"id\": 3, \"error\": \"field \\\"x\\\"\"}\n");
+  CHECK_EQUAL(error_to_json("3", "field \"x\""), "{\"id\": \"3\", \"error\": \"field \\\"x\\\"\"}\n");
 }
 
 void floats_round_trip() {

@@ -31,6 +31,7 @@ void fields_are_replaced_once() {
   CHECK_EQUAL(prompt("In {court}: {context} Holding:", "x"), "In 2d Cir.: x Holding:");
   CHECK_EQUAL(prompt("{context}, {court}, {context}", "{court} {context}"), "{court} {context}, 2d Cir., {court} {context}");
   CHECK_EQUAL(prompt("{ {{context}} {} {not-a-field} {context", "x"), "{ {x} {} {not-a-field} {context");
+  CHECK_THROWS(encoder("{context} {ann\u00e9e}").encode(question("x")), InputError, "field 'ann\u00e9e' is missing");
   CHECK_THROWS(encoder("{context} {year}").encode(question("x")), InputError, "field 'year' is missing");
   CHECK_THROWS(encoder("{question}").encode(question("x")), InputError, "field 'question' is missing");
   CHECK_THROWS(encoder("{court}"), InputError, "holds none of {context}, {question} and {prompt}");
