@@ -7,11 +7,13 @@
 #include "json.h"
 
 /// tokenizer.json of a small tokenizer of Qwen2's form. The bytes have the ids 0 to 255, what the merges make has 256 and
-/// on in their order, and the added tokens follow: <|end|> and the normalized caf\u00e9, written with a combining accent.
+/// on in their order (the last, abc, is never made, since bc comes before ab), and the added tokens follow: <|end|> and
+/// the normalized caf\u00e9, written with a combining accent.
 inline std::string small_tokenizer_json() {
   const std::vector<std::vector<std::string>> merges{{"l", "l"},   {"h", "e"},      {"he", "ll"}, {"hell", "o"},
                                                      {"Ġ", "hello"}, {"b", "c"},    {"a", "b"},   {"a", "a"},
-                                                     {"aa", "aa"}, {"aaaa", "aaaa"}, {"Ġ", "Ġ"},  {"Ã", "©"}};
+                                                     {"aa", "aa"}, {"aaaa", "aaaa"}, {"Ġ", "Ġ"},  {"Ã", "©"},
+                                                     {"ab", "c"}};
   std::string vocab, pairs;
   int next = 0;
   const auto add = [&](const std::string& token) {
