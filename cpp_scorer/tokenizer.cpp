@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
-#include <optional>
+#include <set>
 #include <stdexcept>
 #include <utility>
 
@@ -38,7 +38,11 @@ Bpe make_bpe(const TokenizerSpec& spec, const std::array<std::string, 256>& alph
 void check_added_ids(const TokenizerSpec& spec) {
   const int64_t vocab_size = static_cast<int64_t>(spec.vocab.size());
   int64_t highest = -1;
+  std::set<std::string_view> seen;
   for (const TokenizerSpec::AddedToken& token : spec.added_tokens) {
+    if (!seen.insert(token.content).second) {
+      throw InputError("field 'added_tokens': '" + token.content + "' is there twice");
+    }
     const auto known = spec.vocab.find(token.content);
     const int64_t expected = known != spec.vocab.end() ? known->second : std::max(highest + 1, vocab_size);
     if (token.id != expected) {

@@ -46,7 +46,8 @@ void metadata_is_read_and_truncation_seen(const fs::path& folder) {
   write_file(path, bytes);
   CHECK(read_onnx_metadata(path) == metadata);
   size_t complete = 0;  // prefixes that end between two fields are models too, of fewer metadata
-  for (size_t size = 0; size < bytes.size(); size += size < 1100 ? 1 : 97) {
+  // Byte by byte but inside the graph and the long value.
+  for (size_t size = 0; size < bytes.size(); size += size < 20 || (size >= 990 && size < 1100) ? 1 : 97) {
     write_file(path, bytes.substr(0, size));
     try {
       CHECK(read_onnx_metadata(path).size() < metadata.size());

@@ -111,7 +111,7 @@ std::string changed(const std::string& place, const std::string& replacement) {
 void what_would_give_other_ids_is_refused() {
   const std::vector<std::vector<std::string>> cases = {
       // place, replacement, what the error must hold
-      {"\"1.0\"", "\"2.0\"", "tokenizer 'version'"},
+      {"\"1.0\"", "\"2.0\"", "field 'version'"},
       {"\"truncation\": null", "\"truncation\": {\"max_length\": 8}", "'truncation'"},
       {"\"padding\": null", "\"padding\": {}", "'padding'"},
       {"{\"type\": \"NFC\"}", "null", "'normalizer': null"},
