@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdlib>
+#include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "errors.h"
+#include "prompt.h"
 
 using Json = nlohmann::json;
 
@@ -22,6 +27,11 @@ Json parse(std::string_view line) {
     if (depth > kDeepest) throw InputError("broken JSON: nested deeper than " + std::to_string(kDeepest) + " levels");
     return true;
   };
+  // The parser would take a NUL for the end, and pass over a byte order mark.
+  const size_t nul = line.find('\0'), mark = line.rfind("\xEF\xBB\xBF", 0);
+  if (nul != line.npos || mark == 0) {
+    throw InputError("broken JSON or not UTF-8, at byte " + std::to_string(mark == 0 ? 1 : nul + 1));
+  }
   try {
     return Json::parse(line.begin(), line.end(), bound_depth);
   } catch (const Json::parse_error& error) {
@@ -93,11 +103,12 @@ std::vector<std::string> holdings_of(const Json& row) {
   return strings;
 }
 
-/// The index that a label's text names: up to 9 digits, or for MMLU's answers a letter; -1 where it is neither.
-int64_t index_of(const std::string& text, bool letters) {
+/// The index that a label's text names: an integer of up to 9 digits, or for MMLU's answers a letter; -1 for any other.
+int64_t index_of(std::string_view text, bool letters) {
   if (letters && text.size() == 1 && text[0] >= 'A' && text[0] <= 'Z') return text[0] - 'A';
-  const bool digits = !text.empty() && text.size() < 10 && text.find_first_not_of("0123456789") == text.npos;
-  return digits ? std::stoll(text) : -1;
+  const std::string_view digits = text.substr(!text.empty() && text[0] == '-');
+  if (digits.empty() || digits.size() > 9 || digits.find_first_not_of("0123456789") != digits.npos) return -1;
+  return std::stoll(std::string(text));
 }
 
 /// The index of the right ending, where the row says it.
@@ -107,6 +118,8 @@ std::optional<int64_t> label_of(const Json& row, const Form& form, size_t count)
   int64_t label = -1;
   if (found->is_number_unsigned()) {
     label = static_cast<int64_t>(std::min<uint64_t>(found->get<uint64_t>(), count));
+  } else if (found->is_number_integer()) {
+    label = found->get<int64_t>();  // -0 is 0
   } else if (found->is_string()) {
     label = index_of(found->get_ref<const std::string&>(), &form == &kMmlu);
   }
@@ -117,16 +130,34 @@ std::optional<int64_t> label_of(const Json& row, const Form& form, size_t count)
   return label;
 }
 
+/// A score, which may be the text of a decimal number, as Python's float() reads it; NaN for any other.
+double score_of(const Json& value) {
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  if (value.is_number()) return value.get<double>();
+  if (!value.is_string()) return none;
+  std::string digits;
+  const std::string_view text = strip(value.get_ref<const std::string&>());
+  const auto is_digit = [&](size_t at) { return at < text.size() && text[at] >= '0' && text[at] <= '9'; };
+  for (size_t at = 0; at < text.size(); ++at) {
+    if (text[at] == '_' && at > 0 && is_digit(at - 1) && is_digit(at + 1)) continue;
+    digits += text[at];
+  }
+  // Infinities, hexadecimal numbers and what else strtod knows are no scores.
+  if (digits.empty() || digits.find_first_not_of("0123456789+-.eE") != digits.npos) return none;
+  char* end = nullptr;
+  const double number = std::strtod(digits.c_str(), &end);
+  return end == digits.c_str() + digits.size() ? number : none;
+}
+
 /// The index of the highest score, the first of equals, where the row says them.
 std::optional<int64_t> best_score(const Json& row, size_t count) {
   const auto found = row.find(kGraded.reward);
   if (found == row.end() || found->is_null()) return std::nullopt;
   std::vector<double> scores;
-  for (const Json& score : *found) {
-    if (score.is_number()) scores.push_back(score.get<double>());
-  }
-  if (!found->is_array() || found->size() != count || scores.size() != count) {
-    fail(kGraded.reward, "is not a list of " + std::to_string(count) + " numbers, one a candidate");
+  if (found->is_array()) std::transform(found->begin(), found->end(), std::back_inserter(scores), score_of);
+  const bool finite = std::all_of(scores.begin(), scores.end(), [](double score) { return std::isfinite(score); });
+  if (scores.size() != count || !finite) {
+    fail(kGraded.reward, "is not a list of " + std::to_string(count) + " finite numbers, one a candidate");
   }
   return std::max_element(scores.begin(), scores.end()) - scores.begin();
 }

@@ -8,12 +8,14 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "errors.h"
 
 namespace {
 
 constexpr size_t kReadSize = 64 * 1024;
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // some editors begin a file with it
 
 int open_input(const std::string& path) {
   const int fd = path == "-" ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -61,6 +63,7 @@ LineReader::Fill LineReader::fill() {
 
 Line LineReader::take(size_t end) {
   Line line{++line_number_, dropping_ ? "" : buffer_.substr(begin_, end - begin_), dropping_};
+  if (line.number == 1 && line.text.rfind(kByteOrderMark, 0) == 0) line.text.erase(0, kByteOrderMark.size());
   begin_ = searched_ = end < buffer_.size() ? end + 1 : end;
   dropping_ = false;
   return line;

@@ -39,6 +39,14 @@ void forms() {
   CHECK(graded.fields == (Fields{{"prompt", "p"}}));
   CHECK_EQUAL(graded.label.value(), 1);
   CHECK(!parse(R"({"prompt": "p", "responses": ["a", "b"]})").label);
+  for (const char* score : {"\"2\"", "\" +2e0\\n\"", "\"1_0.5\"", "\"1E-400\"", "1e-400", "18446744073709551615"}) {
+    const std::string line = R"({"prompt": "p", "responses": ["a", "b"], "scores": [-1, )" + std::string(score) + "]}";
+    CHECK_EQUAL(parse(line).label.value(), 1);
+  }
+  for (const char* label : {"0", "-0", "\"0\"", "\"-0\"", "\"000\""}) {
+    const std::string line = R"({"context": "c", "endings": ["a", "b"], "label": )" + std::string(label) + "}";
+    CHECK_EQUAL(parse(line).label.value(), 0);
+  }
 
   // Columns of two forms: the one that is complete.
   CHECK_EQUAL(parse(R"({"context": "c", "endings": ["a", "b"], "question": "q", "choices": ["d", "e"], "answer": 0})")
@@ -71,6 +79,8 @@ void broken_rows() {
   for (const char* broken : {"", "{", "{\"context\": \"c\"", "nonsense", "{\"a\": 1} {\"b\": 2}", "{\"a\": 1e999}"}) {
     CHECK_THROWS(JsonRow(broken), InputError, "broken JSON");
   }
+  CHECK_THROWS(JsonRow(std::string_view("{}\0", 3)), InputError, "at byte 3");
+  CHECK_THROWS(JsonRow("\xEF\xBB\xBF{}"), InputError, "at byte 1");
   CHECK_THROWS(JsonRow(std::string(100000, '[')), InputError, "nested deeper");
   CHECK_THROWS(JsonRow("[1]"), InputError, "not a JSON object");
   CHECK_THROWS(parse("{}"), InputError, "of no known form");
@@ -91,7 +101,8 @@ void broken_rows() {
     const std::string line = R"({"question": "q", "choices": ["a", "b"], "answer": )" + std::string(answer) + "}";
     CHECK_THROWS(parse(line), InputError, "field 'answer'");
   }
-  for (const char* scores : {"1", "[1]", "[1, \"2\"]", "[1, 2, 3]", "{\"a\": 1, \"b\": 2}"}) {
+  for (const char* scores : {"1", "[1]", "[1, \"\"]", "[1, 2, 3]", "[1, true]", "[1, null]", "[1, \"nan\"]", "[1, \"1e999\"]", "[1, \"0x2\"]",
+                             "[1, \"2_\"]", "[1, \"_2\"]", "[1, \"2 3\"]", "{\"a\": 1, \"b\": 2}"}) {
     const std::string line = R"({"prompt": "p", "responses": ["a", "b"], "scores": )" + std::string(scores) + "}";
     CHECK_THROWS(parse(line), InputError, "field 'scores'");
   }

@@ -60,11 +60,12 @@ std::string write_file(const fs::path& path, const std::string& text) {
 }
 
 void lines_keep_their_numbers(const fs::path& folder) {
-  LineReader reader(write_file(folder / "lines", "a\n\n  \t\r\nb\r\n\nlast"));
+  LineReader reader(write_file(folder / "lines", "\xEF\xBB\xBF" "a\n\n  \t\r\nb\r\n\nlast"));
   std::vector<std::string> seen;
   while (const auto line = reader.next()) seen.push_back(std::to_string(line->number) + line->text);
   CHECK_EQUAL(seen, (std::vector<std::string>{"1a", "4b\r", "6last"}));
   CHECK(!LineReader(write_file(folder / "empty", "")).next());
+  CHECK(!LineReader(write_file(folder / "mark", "\xEF\xBB\xBF\n")).next());
   CHECK(!LineReader(write_file(folder / "blank", "\n \n ")).next());
 }
 
