@@ -1,5 +1,6 @@
 """Where things are kept, and how a file or folder appears whole or not at all."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,3 +44,11 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def source_sha256(*files: str) -> str:
+    """SHA-256 over source files: the key of what they generate, so that a change of theirs makes it anew."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -24,10 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 CASEHOLD = Path(os.environ.get("CASEHOLD_DIR", ROOT.parent / "shared" / "casehold"))
 QWEN2_TOKENIZER = ROOT.parent / "shared" / "qwen2_tokenizer"
+from lib.demo_model import train_tokenizer  # noqa: E402
+
 VOCAB_SIZE = 400
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 SUBJECTS = ("the tenant", "the carrier", "a minor", "the surety", "an agent", "the insurer", "a trustee", "the buyer")
 VERBS = ("may rescind", "must give notice of", "is bound by", "cannot assign", "waives", "takes free of")
 OBJECTS = ("the lease", "a forged deed", "the arbitration clause", "an unsigned contract", "the lien", "the warranty")
@@ -62,21 +60,7 @@ def write_jsonl(path: Path, records: list[dict]) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Qwen2TokenizerFast:
-    bpe = Tokenizer(models.BPE())
-    bpe.normalizer = normalizers.NFC()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    bpe.train_from_iterator((text for row in rows(64) for text in (row["context"], *row["endings"])), trainer)
-    bpe.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
-    return Qwen2TokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    return train_tokenizer([text for row in rows(64) for text in (row["context"], *row["endings"])], VOCAB_SIZE)
 
 
 def tiny_model(family: str = "qwen2", vocab_size: int = VOCAB_SIZE, **changes):

@@ -6,10 +6,12 @@ started=$(date +%s)
 step() { printf '\n== %s\n' "$1"; }
 
 step "untuned model on the demo's test questions"
-python eval_mc.py --split test --model demo --data demo
+python eval_mc.py --split test --model demo --data demo --output runs/demo-untuned.jsonl
 step "training with 4 negatives"
 rm -rf runs/demo
-python train_sdpo.py --num-neg 4 --model demo --data demo --output runs/demo
+# A model of half a million weights takes larger steps than one of half a billion.
+python train_sdpo.py --num-neg 4 --model demo --data demo --output runs/demo \
+    --learning-rate 3e-3 --batch-size 16 --epochs 2
 step "tuned model on the same questions"
 python eval_mc.py --split test --model runs/demo --data demo --output runs/demo/predictions.jsonl
 printf '\ndone in %d seconds\n' $(($(date +%s) - started))
