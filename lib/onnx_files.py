@@ -4,7 +4,6 @@ two exports share a folder only where they share the tokenizer."""
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 
 from lib.errors import InputError
 
+FORMAT_VERSION = "1"  # of names, inputs and metadata; cpp_scorer/model_info.cpp refuses any other
 TOKENIZER_FILE = "tokenizer.json"
 HASH_DIGITS = 16  # of the weights' SHA-256, in their file's name
 INLINE_BYTES = 1024  # smaller tensors stay in the .onnx file
@@ -115,11 +115,10 @@ def publish(model: Path, golden: Path, tokenizer_file: Path, output: Path) -> No
     export that it replaces are removed."""
     folder = output.parent
     data = model.with_name(read_metadata(model)["data_file"])
-    tokenizer = Path(shutil.copyfile(tokenizer_file, model.with_name(TOKENIZER_FILE)))
-    for source, target in ((data, data.name), (tokenizer, TOKENIZER_FILE), (golden, golden.name), (model, output.name)):
+    for source in (data, tokenizer_file, golden, model):
         with source.open("rb") as file:
             os.fsync(file.fileno())
-        source.replace(folder / target)
+        source.replace(folder / source.name)
     stale = re.compile(rf"{re.escape(output.stem)}\.[0-9a-f]{{{HASH_DIGITS}}}\.data")
     for path in folder.iterdir():
         if stale.fullmatch(path.name) and path.name != data.name:

@@ -8,8 +8,6 @@ from transformers import PretrainedConfig
 
 from lib.errors import InputError
 
-TABLE_BITS = 8
-
 
 def require_optimum(what: str) -> None:
     """Raises InputError, with what to install, where optimum's ONNX half is missing."""
@@ -80,23 +78,13 @@ def _take_tables(graph: ir.Graph) -> dict[str, np.ndarray]:
 
 
 def _put_tables(graph: ir.Graph, tables: dict[str, np.ndarray]) -> None:
-    """Gather int8 rows and their scales instead of fp32 rows. A row has its own scale, symmetric."""
+    """Gather int8 rows and their scales instead of fp32 rows. A row has its own scale, symmetric.
+
+    On the 0.5B architecture fp16 or fp32 rows change log-probs by no less, and add 136 or 408 MB to 633.
+    """
     for value in [value for value in graph.inputs if value.name in tables]:
         graph.inputs.remove(value)
         rows = tables[value.name]
-        if TABLE_BITS == 32:
-            value.const_value = ir.Tensor(rows, name=value.name)
-            graph.register_initializer(value)
-            continue
-        if TABLE_BITS == 16:
-            half = _initializer(graph, f"{value.name}_fp16", rows.astype(np.float16))
-            for node, _ in list(value.uses()):
-                r = ir.node("Gather", [half, node.inputs[1]], {"axis": 0})
-                f = ir.node("Cast", r.outputs, {"to": ir.DataType.FLOAT})
-                graph.insert_before(node, [r, f])
-                ir.convenience.replace_all_uses_with(node.outputs[0], f.outputs[0])
-                graph.remove(node, safe=True)
-            continue
         scales = np.abs(rows).max(axis=1, keepdims=True) / 127
         scales[scales == 0] = 1
         table = _initializer(graph, f"{value.name}_int8", np.rint(rows / scales).astype(np.int8))

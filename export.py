@@ -1,0 +1,196 @@
+"""Export a model to ONNX: the packed scoring graph that ./cpp_scorer/score runs, or the standard decoder.
+
+python export.py                                                 the newest run, to model.onnx
+python export.py --model Qwen/Qwen2.5-0.5B --output base.onnx    an untuned model, as a --reference for the scorer
+python export.py --quantize int8 --output model.int8.onnx        a third of the size, faster, nearly the same
+python export.py --format causal-lm --output decoder             a folder that ORTModelForCausalLM loads
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from lib.cli import HelpFormatter, positive_int
+from lib.data import load_split
+from lib.errors import InputError, run_script
+from lib.models import LoadedModel, load_model
+from lib.onnx_causal import export_causal_lm, load_causal_lm
+from lib.onnx_check import compute_logprobs, int8_report, largest_difference, onnx_scorer, write_golden
+from lib.onnx_files import (
+    FORMAT_VERSION,
+    TOKENIZER_FILE,
+    check_neighbours,
+    publish,
+    sha256_of_file,
+    staging,
+    write_model,
+)
+from lib.onnx_graph import export_graph
+from lib.onnx_int8 import quantize, require_optimum
+from lib.paths import atomic_dir
+from lib.prompt import EncodedQuestion, PromptConfig, encode_questions, report_encoding
+from lib.runs import write_run
+from lib.scoring import PackedScorer
+from lib.selfcheck import check_family, check_packed_pass, unpacked_logprobs
+
+SLOW_CHECK_QUESTIONS = 4  # for the checks that run the model once more: the adapter unmerged, candidates unpacked
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser.add_argument("--model", default="runs/latest", help="run, merged or base model folder, hub name, or demo")
+    parser.add_argument("--output", type=Path, help="NAME.onnx, or the folder of a causal-lm (default: model.onnx)")
+    parser.add_argument("--format", choices=("scorer", "causal-lm"), default="scorer", help="which graph")
+    parser.add_argument("--quantize", choices=("none", "int8"), default="none", help="int8 weights, int8 products")
+    parser.add_argument("--merged-dir", type=Path, help="also keep the merged Hugging Face model, in this new folder")
+    parser.add_argument("--data", help="questions to check with, validation split (default: the run's, else casehold)")
+    parser.add_argument("--limit", type=positive_int, default=32, help="only the first N questions")
+    args = parser.parse_args(argv)
+    if args.format == "causal-lm":
+        if args.quantize != "none":
+            parser.error("--quantize int8 goes with --format scorer; a causal-lm is exported in fp32")
+        if args.output is None or args.output.suffix == ".onnx":
+            parser.error("--format causal-lm needs --output FOLDER: it writes several files of fixed names")
+    args.output = args.output or Path("model.onnx")
+    if args.format == "scorer" and args.output.suffix != ".onnx":
+        parser.error(f"--output {args.output}: the name of a scoring graph ends in .onnx")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    if args.format == "causal-lm" or args.quantize == "int8":
+        require_optimum("--format causal-lm" if args.format == "causal-lm" else "--quantize int8")
+    new_folders = [args.merged_dir, args.output if args.format == "causal-lm" else None]
+    for folder in filter(None, new_folders):
+        if folder.exists():
+            raise InputError(f"{folder}: exists already; name a new folder")
+
+    loaded = load_model(args.model, torch.float32)
+    newest = f" ({Path(args.model).resolve().name})" if args.model == "runs/latest" else ""
+    print(f"model: {args.model}{newest}")
+    prompt, encoded = load_questions(args, loaded)
+    check_family(loaded.model, max(item.num_tokens for item in encoded))
+    with torch.no_grad():
+        merge_adapter(loaded, encoded[:SLOW_CHECK_QUESTIONS])
+        check_packed_pass(PackedScorer(loaded.model), encoded[0], "cpu", "fp32")
+        export = export_decoder if args.format == "causal-lm" else export_scorer
+        export(args, loaded, prompt, encoded)
+        if args.merged_dir:
+            with atomic_dir(args.merged_dir) as folder:
+                save_merged(folder, loaded, prompt)
+            print(f"merged model: {args.merged_dir}")
+    return 0
+
+
+def load_questions(args, loaded: LoadedModel) -> tuple[PromptConfig, list[EncodedQuestion]]:
+    """The prompt contract (of training, else the default) and the questions to check with. Without --data they are
+    those of the run: a run has a validation split."""
+    trained_on = loaded.training.get("settings", {}).get("data")
+    source = args.data or trained_on or ("demo" if args.model == "demo" else "casehold")
+    data = load_split(source, "validation", limit=args.limit)
+    prompt = loaded.prompt or PromptConfig(data.default_template)
+    encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
+    print("\n".join(report_encoding(data, encoded)))
+    return prompt, encoded
+
+
+def merge_adapter(loaded: LoadedModel, encoded: list[EncodedQuestion]) -> None:
+    """Merge the adapter into the base weights, in fp32; raises InputError where that moves a log-prob."""
+    if not isinstance(loaded.model, PeftModel):
+        return
+    apart = torch_logprobs(loaded.model, encoded, "adapter")
+    loaded.model = loaded.model.merge_and_unload()
+    merged = torch_logprobs(loaded.model, encoded, "merged")
+    difference = largest_difference("merged model and adapter", merged, apart)
+    print(f"merged: equal to the adapter to {difference:.1e} on {len(encoded)} questions")
+
+
+def torch_logprobs(model: torch.nn.Module, encoded: list[EncodedQuestion], description: str):
+    scorer = PackedScorer(model)
+    return compute_logprobs(lambda batch: scorer(batch).numpy(), encoded, description)
+
+
+def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list[EncodedQuestion]) -> None:
+    """Write the packed scoring graph with everything the scorer needs, once it has been checked against PyTorch."""
+    with staging(args.output) as folder:
+        tokenizer_file = folder / TOKENIZER_FILE
+        loaded.tokenizer.backend_tokenizer.save(str(tokenizer_file))
+        check_neighbours(args.output, tokenizer_file)
+        expected = torch_logprobs(loaded.model, encoded, "PyTorch")
+        print("graph: exporting ...", flush=True)
+        graph = export_graph(loaded.model)
+        described = metadata(loaded, prompt, tokenizer_file) | {"quantization": args.quantize}
+        path = write_model(graph, folder, args.output.stem, described)
+        logprobs = compute_logprobs(onnx_scorer(path), encoded, "onnxruntime")
+        difference = largest_difference("onnxruntime and PyTorch", logprobs, expected)
+        print(f"graph: equal to PyTorch to {difference:.1e} on {len(encoded)} questions, {size(path)}")
+        if args.quantize == "int8":
+            exact, exact_size = logprobs, size(path)
+            graph = quantize(path, folder, loaded.model.config)
+            (folder / "int8").mkdir()
+            path = write_model(graph, folder / "int8", args.output.stem, described)
+            logprobs = compute_logprobs(onnx_scorer(path), encoded, "int8")
+            print("\n".join([f"int8: {size(path)} instead of {exact_size}", *int8_report(exact, logprobs, encoded)]))
+        golden = folder / f"{args.output.stem}.golden.jsonl"
+        write_golden(golden, encoded, logprobs)
+        publish(path, golden, tokenizer_file, args.output)
+    print(f"written: {args.output}; score with ./cpp_scorer/score --model {args.output} --input questions.jsonl")
+
+
+def metadata(loaded: LoadedModel, prompt: PromptConfig, tokenizer_file: Path) -> dict[str, str]:
+    """What the scorer reads from the file, and where the weights come from. All values are strings."""
+    training = loaded.training
+    return {
+        "format_version": FORMAT_VERSION,
+        "template": prompt.template,
+        "max_length": str(prompt.max_length),
+        "end_token": loaded.tokenizer.eos_token if prompt.end_token else "",
+        "end_token_id": str(loaded.tokenizer.eos_token_id if prompt.end_token else -1),
+        "base_model": training["settings"]["model"] if training else loaded.source,
+        "training": json.dumps(training, ensure_ascii=False),
+        "data_sha256": training["data_sha256"]["train"] if training else "",
+        "tokenizer_file": tokenizer_file.name,
+        "tokenizer_sha256": sha256_of_file(tokenizer_file),
+    }
+
+
+def size(path: Path) -> str:
+    """Megabytes of an .onnx file and its weights."""
+    total = path.stat().st_size + sum(data.stat().st_size for data in path.parent.glob(f"{path.stem}.*.data"))
+    return f"{total / 1e6:,.1f} MB"
+
+
+def export_decoder(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list[EncodedQuestion]) -> None:
+    """Write the standard decoder into a folder, once its candidates' log-probs equal PyTorch's."""
+    with atomic_dir(args.output) as folder:
+        merged = folder / "merged"
+        merged.mkdir()
+        save_merged(merged, loaded, prompt)
+        print("decoder: exporting ...", flush=True)
+        export_causal_lm(merged, folder)
+        shutil.rmtree(merged)
+        prompt.save(folder)
+        decoder, checked = load_causal_lm(folder), encoded[:SLOW_CHECK_QUESTIONS]
+        values = [
+            [unpacked_logprobs(model, item, "cpu").tolist() for item in checked] for model in (decoder, loaded.model)
+        ]
+        difference = largest_difference("onnxruntime and PyTorch", *values)
+    print(f"decoder: equal to PyTorch to {difference:.1e} on {len(checked)} questions")
+    print(f"written: {args.output}; load with ORTModelForCausalLM.from_pretrained")
+
+
+def save_merged(folder: Path, loaded: LoadedModel, prompt: PromptConfig) -> None:
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    prompt.save(folder)
+    if loaded.training:
+        write_run(folder, loaded.training)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,38 @@
+"""The standard decoder export, with key-value cache: what ORTModelForCausalLM and other tools load."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+from lib.errors import InputError
+
+
+def export_causal_lm(model_folder: Path, output: Path) -> None:
+    """Export the fp32 model of `model_folder` into the existing folder `output` through optimum.
+
+    Raises InputError for a model family that optimum does not know.
+    """
+    from optimum.exporters.onnx import main_export
+
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            # Validation is ours, on real questions.
+            main_export(
+                str(model_folder), output, task="text-generation-with-past", local_files_only=True, do_validation=False
+            )
+    except (ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{model_folder}: optimum cannot export this model ({reason})") from None
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def load_causal_lm(folder: Path):
+    """The exported decoder in onnxruntime, with the interface of a Hugging Face causal LM."""
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    return ORTModelForCausalLM.from_pretrained(folder, provider="CPUExecutionProvider")
