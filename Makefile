@@ -26,5 +26,8 @@ test-all: $(READY) ## everything, every command of the README included
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
 
+scorer: $(READY) ## cpp_scorer/score, with what it lacks fetched into .deps/
+	@tools/build_scorer.sh
+
 clean:          ## what was built here; runs/ stays
 	rm -rf .venv .cache .deps cpp_scorer/build* cpp_scorer/score

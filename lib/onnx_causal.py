@@ -4,7 +4,10 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from lib.errors import InputError
 
@@ -31,8 +34,11 @@ def export_causal_lm(model_folder: Path, output: Path) -> None:
         logging.disable(logging.NOTSET)
 
 
-def load_causal_lm(folder: Path):
-    """The exported decoder in onnxruntime, with the interface of a Hugging Face causal LM."""
+def load_causal_lm(folder: Path) -> Callable:
+    """The exported decoder in onnxruntime; called with `input_ids` [B, L] and `use_cache`, like Hugging Face models."""
     from optimum.onnxruntime import ORTModelForCausalLM
 
-    return ORTModelForCausalLM.from_pretrained(folder, provider="CPUExecutionProvider")
+    decoder = ORTModelForCausalLM.from_pretrained(folder, provider="CPUExecutionProvider")
+    return lambda input_ids, use_cache: decoder(
+        input_ids=input_ids, attention_mask=torch.ones_like(input_ids), use_cache=use_cache
+    )

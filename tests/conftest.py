@@ -22,6 +22,7 @@ from transformers import (
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 CASEHOLD = Path(os.environ.get("CASEHOLD_DIR", ROOT.parent / "shared" / "casehold"))
+SCORE = ROOT / "cpp_scorer" / "score"
 QWEN2_TOKENIZER = ROOT.parent / "shared" / "qwen2_tokenizer"
 from lib.demo_model import train_tokenizer  # noqa: E402
 
@@ -117,6 +118,16 @@ def encode(tokenizer, tmp_path):
         return encode_questions(data.questions, tokenizer, PromptConfig(**config))
 
     return encode_rows
+
+
+def build_scorer(*flags: str) -> None:
+    subprocess.run([ROOT / "tools" / "build_scorer.sh", *flags], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def scorer() -> Path:
+    build_scorer()
+    return SCORE
 
 
 def run_python(*arguments, cwd: Path, check: bool = True, **environment) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from conftest import ROOT, rows, tiny_model, write_jsonl
+from conftest import ROOT, SCORE, build_scorer, rows, tiny_model, write_jsonl
 
 import export as export_script
 from lib.data import load_split
@@ -22,7 +22,6 @@ from lib.pack import pack
 from lib.prompt import PromptConfig, encode_questions
 from lib.scoring import PackedScorer
 
-SCORE = ROOT / "cpp_scorer" / "score"
 BUILD = ROOT / "cpp_scorer" / "build"
 SANITIZED = ROOT / "cpp_scorer" / "build-sanitize"
 TOLERANCE = 1e-3  # of a log-prob near -100, in fp32
@@ -43,20 +42,13 @@ CONTRACT_ROWS = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def scorer() -> Path:
-    build()
-    return SCORE
+pytestmark = pytest.mark.usefixtures("scorer")
 
 
 @pytest.fixture(scope="session")
 def sanitized() -> Path:
-    build("--sanitize")
+    build_scorer("--sanitize")
     return SANITIZED
-
-
-def build(*flags: str) -> None:
-    subprocess.run([ROOT / "tools" / "build_scorer.sh", *flags], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
@@ -584,5 +576,5 @@ def test_unit_tests_under_the_sanitizers(sanitized):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["fuzz_reader", "fuzz_tokenizer"])
 def test_fuzzing_finds_nothing(sanitized, target):
-    """Another seed every time, half a minute each; the message names the seed of a finding."""
-    subprocess.run([sanitized / "tests" / target, "30", str(time.time_ns())], check=True)
+    """Another seed every time, a minute each; the message names the seed of a finding."""
+    subprocess.run([sanitized / "tests" / target, "60", str(time.time_ns())], check=True)

@@ -22,9 +22,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def tokenize_lines():
-    """The program that encodes texts in C++: (file, texts) to the lines it answers with."""
-    subprocess.run([ROOT / "tools" / "build_scorer.sh"], check=True, stdout=subprocess.DEVNULL)
+def tokenize_lines(scorer):
+    """The program that encodes texts in C++, built with the scorer: (file, texts) to the lines it answers with."""
 
     def run(tokenizer_file, texts, check=True) -> subprocess.CompletedProcess:
         encoded = (text if isinstance(text, bytes) else text.encode() for text in texts)
