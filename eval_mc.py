@@ -85,7 +85,7 @@ def report(data: Dataset, records: list[dict]) -> list[str]:
     """Accuracy with its interval, the baselines beside it, and how labels and predictions are spread."""
     total, correct = len(records), num_correct(records)
     low, high = wilson_interval(correct, total)
-    lines = [f"accuracy ({records[0]['score']}): {correct / total:.1%}  [{low:.1%}, {high:.1%}]  {correct} of {total}"]
+    lines = [f"accuracy ({records[0]['score']}): {correct / total:.2%} [{low:.2%}, {high:.2%}] {correct} of {total}"]
     lines += [f"  {name:<13}{value:.1%}" for name, value in baselines(data.questions).items()]
     lines += ["", "candidate   labels  predictions"]
     lines += [f"{index:>9}  {labels:>7}  {chosen:>11}" for index, labels, chosen in histogram(records)]

@@ -158,7 +158,7 @@ int score(const CommandLine& line, const ModelInfo& info, const Tokenizer& token
                                      {line.score, line.batch_tokens});
   output.commit();
   if (totals.questions == 0) std::cerr << input.name() << " holds no questions" << std::endl;
-  if (totals.labelled > 0) std::cerr << totals.summary() << std::endl;
+  if (totals.labelled > 0) std::cerr << totals.summary(line.score) << std::endl;
   return totals.errors > 0 ? kBadInput : kSuccess;
 }
 

@@ -24,6 +24,8 @@ std::string to_array(const std::vector<Number>& numbers) {
 
 }  // namespace
 
+std::string name_of(Score score) { return score == Score::kSum ? "sum" : "mean"; }
+
 size_t Prediction::choice() const {
   const auto value = [this](size_t k) {
     const double reference = reference_logprobs.empty() ? 0.0 : reference_logprobs[k];
@@ -40,7 +42,7 @@ size_t Prediction::choice() const {
 std::string Prediction::to_json() const {
   std::string line = "{\"id\": " + json_quote(id) + ", \"prediction\": " + to_text(choice());
   if (label) line += ", \"label\": " + to_text(*label);
-  line += std::string(", \"score\": \"") + (score == Score::kSum ? "sum" : "mean") + "\"";
+  line += ", \"score\": \"" + name_of(score) + "\"";
   line += ", \"logprobs\": " + to_array(logprobs);
   if (!reference_logprobs.empty()) line += ", \"reference_logprobs\": " + to_array(reference_logprobs);
   line += ", \"tokens\": " + to_array(tokens) + ", \"bytes\": " + to_array(bytes);

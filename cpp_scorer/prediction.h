@@ -8,6 +8,9 @@
 
 enum class Score { kSum, kMean };
 
+/// The word for it, on the command line and in predictions.
+std::string name_of(Score score);
+
 /// One scored question. Log-probs are always sums; `score` says by what the choice was made.
 struct Prediction {
   std::string id;

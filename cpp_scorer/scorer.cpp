@@ -78,16 +78,16 @@ Prediction predict(const PreparedQuestion& question, size_t row, const Logprobs&
 
 }  // namespace
 
-std::string Totals::summary() const {
+std::string Totals::summary(Score score) const {
   constexpr double z = 1.959964;  // of the standard normal distribution, 95 % two-sided
   const auto n = static_cast<double>(labelled);
   const double accuracy = static_cast<double>(correct) / n;
   const double centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n);
   const double half = z / (1 + z * z / n) * std::sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n));
   std::ostringstream line;
-  line << std::fixed << std::setprecision(2) << "accuracy " << 100 * accuracy << " % (" << correct << " of " << labelled
-       << ", 95 % interval " << 100 * (centre - half) << " to " << 100 * (centre + half) << "), "
-       << static_cast<double>(questions - errors) / seconds << " questions/s";
+  line << std::fixed << std::setprecision(2) << "accuracy (" << name_of(score) << "): " << 100 * accuracy
+       << "% [" << 100 * (centre - half) << "%, " << 100 * (centre + half) << "%] " << correct << " of " << labelled
+       << ", " << static_cast<double>(questions - errors) / seconds << " questions/s";
   return line.str();
 }
 

@@ -21,8 +21,8 @@ struct Totals {
   size_t labelled = 0, correct = 0;  // of the scored ones
   double seconds = 0;
 
-  /// One line: accuracy with its 95 % interval (Wilson), and questions a second.
-  std::string summary() const;
+  /// One line: accuracy by `score` with its 95 % interval (Wilson), as eval_mc.py prints it, and questions a second.
+  std::string summary(Score score) const;
 };
 
 /// Scores every question of `input` into `output`, in order. Each answer leaves as soon as it is known, and a batch

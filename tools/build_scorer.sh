@@ -28,4 +28,5 @@ trap 'rm -f "$log"' EXIT
     cat "$log" >&2
     exit 1
 }
-"$cmake" --build "$build" --parallel "$(nproc)"
+# As if called by itself: a make around this one would have every folder printed.
+env -u MAKEFLAGS -u MAKELEVEL "$cmake" --build "$build" --parallel "$(nproc)"

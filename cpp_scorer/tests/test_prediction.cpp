@@ -63,7 +63,7 @@ void interval() {
   totals.labelled = 10;
   totals.correct = 8;
   totals.seconds = 4;
-  CHECK_EQUAL(totals.summary(), "accuracy 80.00 % (8 of 10, 95 % interval 49.02 to 94.33), 2.50 questions/s");
+  CHECK_EQUAL(totals.summary(Score::kMean), "accuracy (mean): 80.00% [49.02%, 94.33%] 8 of 10, 2.50 questions/s");
 }
 
 }  // namespace
