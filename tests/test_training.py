@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, run_python, tiny_model
+from conftest import CASEHOLD, QWEN2_TOKENIZER, ROOT, needs_casehold, run_python, tiny_model
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import train_sdpo
 from lib.models import load_model, weights_sha256
@@ -95,6 +96,20 @@ def test_the_loss_falls_where_it_may_overfit(tmp_path, monkeypatch, model_folder
     steps = [line for line in read_metrics(Path("runs/b")) if "loss" in line]
     assert sum(line["loss"] for line in steps[-5:]) / 5 < 0.5 * math.log(5)
     assert sum(line["reward_accuracy"] for line in steps[-5:]) / 5 > 0.9
+
+
+@pytest.mark.slow
+@needs_casehold
+def test_real_questions_can_be_learnt_by_heart(tmp_path, monkeypatch):
+    """100 real questions, which a tiny model with the real tokenizer may overfit."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model(vocab_size=151_936).save_pretrained("tiny")
+    AutoTokenizer.from_pretrained(QWEN2_TOKENIZER).save_pretrained("tiny")
+    flags = ["--limit", 100, "--epochs", 4, "--batch-size", 10, "--learning-rate", "5e-3", "--lora-r", 32]
+    flags += ["--lora-dropout", 0, "--output", "runs/real"]
+    assert train_sdpo.main(["--model", "tiny", "--data", str(CASEHOLD), *map(str, flags)]) == 0
+    steps = [line for line in read_metrics(Path("runs/real")) if "loss" in line]
+    assert sum(line["reward_accuracy"] for line in steps[-10:]) / 10 > 0.9
 
 
 def test_killed_and_resumed_equals_never_killed(finished, tmp_path, model_folder, data_folder):
