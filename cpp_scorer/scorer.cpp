@@ -86,7 +86,7 @@ std::string Totals::summary(Score score) const {
   const double half = z / (1 + z * z / n) * std::sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n));
   std::ostringstream line;
   line << std::fixed << std::setprecision(2) << "accuracy (" << name_of(score) << "): " << 100 * accuracy
-       << "% [" << 100 * (centre - half) << "%, " << 100 * (centre + half) << "%] " << correct << " of " << labelled
+       << "% [" << 100 * std::max(0.0, centre - half) << "%, " << 100 * (centre + half) << "%] " << correct << " of " << labelled
        << ", " << static_cast<double>(questions - errors) / seconds << " questions/s";
   return line.str();
 }
