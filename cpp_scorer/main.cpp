@@ -43,7 +43,7 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --reference FILE      choose by the log-ratio to this model, the quantity that preference training trains
   --device cpu|cuda     where to run (default cpu)
   --threads N           processor threads (default: the physical cores)
-  --batch-tokens N      padded tokens in one run; a longer question runs alone (default 2048)
+  --batch-tokens N      padded tokens in one run; a longer question runs alone (default 512)
   --tokenize            read lines with "text", write lines with "ids", run nothing
   --version             print the versions of this program and of onnxruntime
   --help                print this
@@ -61,7 +61,7 @@ struct CommandLine {
   Score score = Score::kSum;
   Device device = Device::kCpu;
   int threads = usable_cores();
-  int64_t batch_tokens = 2048;
+  int64_t batch_tokens = 512;
   bool tokenize = false, version = false, help = false;
 };
 
