@@ -43,7 +43,8 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --reference FILE      choose by the log-ratio to this model, the quantity that preference training trains
   --device cpu|cuda     where to run (default cpu)
   --threads N           processor threads (default: the physical cores)
-  --batch-tokens N      padded tokens in one run; a longer question runs alone (default 512)
+  --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all
+                        of an int8 model (default 512)
   --tokenize            read lines with "text", write lines with "ids", run nothing
   --version             print the versions of this program and of onnxruntime
   --help                print this
@@ -146,7 +147,12 @@ int tokenize(const CommandLine& line, const Tokenizer& tokenizer) {
 }
 
 int score(const CommandLine& line, const ModelInfo& info, const Tokenizer& tokenizer) {
-  if (!line.reference.empty()) check_same_contract(info, load_model_info(line.reference));
+  bool one_at_a_time = info.one_at_a_time;
+  if (!line.reference.empty()) {
+    const ModelInfo reference_info = load_model_info(line.reference);
+    check_same_contract(info, reference_info);
+    one_at_a_time |= reference_info.one_at_a_time;
+  }
   const PromptEncoder encoder(info.prompt, [&](std::string_view text) { return tokenizer.encode(text); });
   LineReader input(line.input);
   OutputFile output(line.output);
@@ -155,7 +161,7 @@ int score(const CommandLine& line, const ModelInfo& info, const Tokenizer& token
   if (!line.reference.empty()) reference.emplace(line.reference, line.threads, line.device);
 
   const Totals totals = score_stream(input, output, std::cerr, encoder, model, reference ? &*reference : nullptr,
-                                     {line.score, line.batch_tokens});
+                                     {line.score, one_at_a_time ? 1 : line.batch_tokens});
   output.commit();
   if (totals.questions == 0) std::cerr << input.name() << " holds no questions" << std::endl;
   if (totals.labelled > 0) std::cerr << totals.summary(line.score) << std::endl;

@@ -50,13 +50,14 @@ ModelInfo load_model_info(const std::string& path) {
   if (version != kFormatVersion) {
     metadata.fail("format version " + version + ", this scorer reads " + kFormatVersion + "; export the model again");
   }
-  for (const char* key : {"end_token", "base_model", "training", "quantization", "data_sha256"}) metadata.text(key);
+  for (const char* key : {"end_token", "base_model", "training", "data_sha256"}) metadata.text(key);
 
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   ModelInfo info;
   info.path = path;
   info.tokenizer_path = folder / metadata.text("tokenizer_file");
   info.tokenizer_sha256 = metadata.text("tokenizer_sha256");
+  info.one_at_a_time = metadata.text("quantization") != "none";
   info.prompt.template_text = metadata.text("template");
   info.prompt.max_length = metadata.integer("max_length");
   info.prompt.end_token_id = metadata.integer("end_token_id");

@@ -10,6 +10,9 @@ struct ModelInfo {
   std::string tokenizer_path;  // beside it
   std::string tokenizer_sha256;
   PromptConfig prompt;
+  // Whether a run takes one question only: int8 scales activations over the whole run, and an answer may not depend
+  // on what stood beside it.
+  bool one_at_a_time = false;
 };
 
 /// Reads and checks the metadata that export.py writes. Throws InputError where a key is absent, the format version
