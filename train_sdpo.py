@@ -22,17 +22,28 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from lib.checkpoint import Checkpoints
-from lib.cli import HelpFormatter, flag, nonnegative_float, parse_typed, positive_float, positive_int, share
+from lib.cli import (
+    HelpFormatter,
+    flag,
+    nonnegative_float,
+    nonnegative_int,
+    parse_typed,
+    positive_float,
+    positive_int,
+    share,
+)
 from lib.data import Dataset, load_split
 from lib.errors import InputError, run_script
 from lib.evaluation import num_correct, predictions
 from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES, LossOptions
 from lib.models import DTYPES, add_adapter, load_model, pick_precision, weights_sha256
-from lib.negatives import epoch_order, training_questions
-from lib.prompt import PromptConfig, encode_questions, report_encoding
-from lib.recipe import Recipe, make_recipe, num_negatives, report_weights, without_effect
+from lib.negatives import epoch_order
+from lib.preparation import prepare_questions
+from lib.prompt import PromptConfig, encode_questions
+from lib.recipe import Recipe, make_recipe, num_negatives, without_effect
 from lib.reference import reference_logprobs
+from lib.rewards import REWARDS
 from lib.runs import (
     MetricsLog,
     finish_run,
@@ -75,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--output", help="run folder (default: a new one under runs/)")
     run.add_argument("--resume", action="store_true", help="go on with --output, or with the newest unfinished run")
     run.add_argument("--save-every", type=positive_int, default=200, help="steps between checkpoints")
+    parser.set_defaults(**vars(LossOptions()))
     return parser
 
 
@@ -88,44 +100,28 @@ def add_data_flags(data) -> None:
 
 
 def add_objective_flags(objective) -> None:
-    number, options = {"type": nonnegative_float}, LossOptions()
-    objective.add_argument("--loss", choices=list(LOSSES), default="sdpo", help="what is minimised")
-    objective.add_argument(
-        "--beta", type=positive_float, default=options.beta, help="scale of the implicit reward; the paper states none"
-    )
-    objective.add_argument(
-        "--sft-weight", **number, default=options.sft_weight, help="add the positive's cross-entropy, times this"
-    )
-    objective.add_argument(
-        "--reward-temperature",
-        type=positive_float,
-        default=options.reward_temperature,
-        help="infonca, nca: targets are softmax(reward / this)",
-    )
-    objective.add_argument(
-        "--weighting", choices=("power", "exp"), default=options.weighting, help="swepo: |r - mean|^p, exp(a|r - mean|)"
-    )
-    objective.add_argument("--power", type=int, choices=(0, 1, 2), default=options.power, help="swepo: p of power")
-    objective.add_argument("--alpha", **number, default=options.alpha, help="swepo: a of exp")
-    objective.add_argument(
-        "--swepo-groups",
-        choices=("dynamic", "1-vs-k"),
-        default="dynamic",
-        help="swepo: positives are all above the mean reward, or the best alone (the others are left out)",
-    )
+    add = objective.add_argument
+    add("--loss", choices=list(LOSSES), default="sdpo", help="what is minimised")
+    add("--beta", type=positive_float, help="scale of the implicit reward; ours, the paper states none")
+    add("--sft-weight", type=nonnegative_float, help="add the positive's cross-entropy, times this, to any loss")
+    add("--reward-temperature", type=positive_float, help="infonca, nca: targets are softmax(reward / this)")
+    add("--weighting", choices=("power", "exp"), help="swepo: a candidate weighs |r - mean|^p, or exp(a |r - mean|)")
+    add("--power", type=int, choices=(0, 1, 2), help="swepo: p of --weighting power")
+    add("--alpha", type=nonnegative_float, help="swepo: a of --weighting exp")
+    groups = "swepo: positives are all above the mean reward, or the best alone (the others are left out)"
+    add("--swepo-groups", choices=("dynamic", "1-vs-k"), default="dynamic", help=groups)
+    rewards = "the data's, or 1 for the gold and token F1 with the gold for the others"
+    add("--rewards", choices=REWARDS, default="data", help=rewards)
 
 
 def add_negatives_flags(negatives) -> None:
-    negatives.add_argument("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
-    negatives.add_argument(
-        "--negatives", choices=("random", "hard"), default="random", help="hard: the likelier under the reference"
-    )
-    negatives.add_argument(
-        "--hard-temperature",
-        type=positive_float,
-        default=10.0,
-        help="odds of a hard negative are exp(log-prob / this); towards 0 the likeliest, large: random",
-    )
+    add = negatives.add_argument
+    add("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
+    add("--negatives", choices=("random", "hard"), default="random", help="hard: the likelier under the reference")
+    odds = "odds of a hard negative are exp(log-prob / this): low draws the likeliest, high draws at random"
+    add("--hard-temperature", type=positive_float, default=10.0, help=odds)
+    own = "endings that the starting model writes for each prompt, to join the negatives"
+    add("--self-negatives", type=nonnegative_int, default=0, metavar="N", help=own)
 
 
 def add_training_flags(model, training) -> None:
@@ -175,23 +171,19 @@ def main(argv: list[str] | None = None) -> int:
         train, validation = load_data(settings)
         loaded = load_model(settings.model, DTYPES[precision], merge=True)
     prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
-    encoded = encode_questions(train.questions, loaded.tokenizer, prompt)
-    encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
-    questions, dropped = training_questions(encoded)
-    report = [*report_encoding(train, encoded), *(f"  dropped: {count} {what}" for what, count in dropped.items())]
-    accelerator.print("\n".join([*report, *report_weights(questions, recipe)]))
-    if not questions:
-        raise InputError(f"{train.source}: no question is left to train on")
-    check_family(loaded.model, max(item.num_tokens for item in (*encoded, *encoded_validation)))
     base_sha256 = weights_sha256(loaded.model)
+    questions, report, written_sha256 = prepare_questions(
+        train, loaded, prompt, accelerator, recipe, vars(settings), base_sha256
+    )
+    accelerator.print("\n".join(report))
+    encoded = [item.encoded for item in questions]
+    encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
+    check_family(loaded.model, max(item.num_tokens for item in (*encoded, *encoded_validation)))
 
     on_gpu = accelerator.device.type == "cuda"
+    checkpointing = on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing
     model = add_adapter(
-        loaded.model,
-        rank=settings.lora_r,
-        alpha=settings.lora_alpha,
-        dropout=settings.lora_dropout,
-        grad_checkpointing=on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing,
+        loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
     )
     adapter = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(adapter, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
@@ -207,12 +199,11 @@ def main(argv: list[str] | None = None) -> int:
     accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {precision}")
     reference = [None] * len(questions)
     if recipe.needs_reference:
-        asked = [item.encoded for item in questions]
-        reference = reference_logprobs(plain_scorer, asked, accelerator, base_sha256, precision)
+        reference = reference_logprobs(plain_scorer, encoded, accelerator, base_sha256, precision)
 
     identity = {
         "base_sha256": base_sha256,
-        "data_sha256": {"train": train.sha256, "validation": validation.sha256},
+        "data_sha256": {"train": train.sha256, "validation": validation.sha256} | written_sha256,
         "prompt": vars(prompt),
         "num_processes": accelerator.num_processes,
         "precision": precision,

@@ -65,7 +65,7 @@ def dpo_pairs(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, optio
 def dpo_best(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: LossOptions) -> Tensor:
     """DPO of the best candidate p against each other ("DPO x (K - 1)" of Chen et al. 2024, as `dpo_pairs`):
 
-        loss = mean over {j: r_p > r_j} of -log sigmoid(s_p - s_j)
+    loss = mean over {j: r_p > r_j} of -log sigmoid(s_p - s_j)
     """
     best = F.one_hot(best_candidate(mask, rewards), scores.shape[1]).bool()
     return _mean_over_pairs(scores, _pairs(mask, rewards) & best[:, :, None])
@@ -85,7 +85,7 @@ def infonca(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options
 def nca(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: LossOptions) -> Tensor:
     """NCA (Chen et al. 2024, as `infonca`), which raises and lowers each candidate by itself:
 
-        loss = -sum_k [t_k log sigmoid(s_k) + 1/K log sigmoid(-s_k)],   t as in `infonca`, K candidates
+    loss = -sum_k [t_k log sigmoid(s_k) + 1/K log sigmoid(-s_k)],   t as in `infonca`, K candidates
     """
     share = mask / mask.sum(1, keepdim=True)
     terms = _targets(scores, mask, rewards, options) * F.logsigmoid(scores) + share * F.logsigmoid(-scores)

@@ -127,16 +127,14 @@ def _load_run(folder: Path, dtype: torch.dtype, merge: bool) -> torch.nn.Module:
     return model.merge_and_unload().to(dtype) if merge else model
 
 
-def add_adapter(
-    model: PreTrainedModel, *, rank: int, alpha: int, dropout: float, grad_checkpointing: bool
-) -> PeftModel:
+def add_adapter(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *, checkpointing: bool) -> PeftModel:
     """The policy: `model` frozen, with a fresh LoRA adapter that changes nothing yet. With the adapter switched off
     it is the reference."""
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
     )
     policy = get_peft_model(model, config)
-    if grad_checkpointing:
+    if checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return policy
 

@@ -44,7 +44,8 @@ def training_questions(encoded: Sequence[EncodedQuestion]) -> tuple[list[Trainin
     for item in encoded:
         rewards = item.question.rewards
         texts = [ending.strip(STRIP) for ending in item.question.endings]
-        mean = statistics.mean(rewards)  # exact: equal rewards have no deviation
+        given = len(rewards) - item.question.generated
+        mean = statistics.mean(rewards[:given])  # exact: equal rewards have no deviation
         best = max(range(len(rewards)), key=rewards.__getitem__)
         positives = [best, *(index for index, reward in enumerate(rewards) if reward > mean and index != best)]
         negatives = [index for index, reward in enumerate(rewards) if reward <= mean]

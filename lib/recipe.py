@@ -61,17 +61,26 @@ def without_effect(settings: Mapping) -> set[str]:
     return names
 
 
-def report_weights(questions: Sequence[TrainingQuestion], recipe: Recipe) -> list[str]:
-    """SWEPO's weights on one-hot rewards, in a line: they add one number to every negative's score, the log of its
-    weight over the positive's. No line for other losses and other rewards."""
-    if "weighting" not in recipe.objective.options:
-        return []
-    if any(sorted(item.encoded.question.rewards, reverse=True)[:2] != [1, 0] for item in questions):
-        return []
-    levels = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+def report_candidates(questions: Sequence[TrainingQuestion], recipe: Recipe) -> list[str]:
+    """What a reader must know of rewards and weights: one line each, only where there is something."""
+    lines = []
+    further = sum(len(item.positives) - 1 for item in questions)
+    if further:
+        fate = "positives too" if recipe.draw.all_positives else "left out"
+        lines.append(f"  {further} candidates besides the best lie above their question's mean reward: {fate}")
+    one_hot = all(sorted(item.encoded.question.rewards, reverse=True)[:2] == [1, 0] for item in questions)
+    if one_hot and "weighting" in recipe.objective.options:
+        constant = " or ".join(f"{shift:+.4f}" for shift in sorted(one_hot_shifts(questions, recipe.options)))
+        lines.append(f"rewards are one-hot: the weights shift every negative's score by one constant, {constant}")
+    return lines
+
+
+def one_hot_shifts(questions: Sequence[TrainingQuestion], options: LossOptions) -> set[float]:
+    """What SWEPO's weights add to a negative's score against the positive's, log(w- / w+), where rewards are one-hot:
+    one number for each number of candidates."""
     shifts = set()
     for mean in {item.mean for item in questions}:
-        negative, positive = log_weights(levels, torch.tensor([mean], dtype=torch.float64), recipe.options)[0].tolist()
+        levels, mean_reward = (torch.tensor(values, dtype=torch.float64) for values in ([[0.0, 1.0]], [mean]))
+        negative, positive = log_weights(levels, mean_reward, options)[0].tolist()
         shifts.add(negative - positive)
-    constant = " or ".join(f"{shift:+.4f}" for shift in sorted(shifts))
-    return [f"rewards are one-hot: the weights shift every negative's score by one constant, {constant}"]
+    return shifts
