@@ -1,12 +1,15 @@
 """The objectives against closed forms, each other, hand-worked cases and finite differences."""
 
 import math
+import re
 from math import exp, log
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 
+import lib.losses
 from lib.losses import LOSSES, LossOptions
 
 OPTIONS = LossOptions()
@@ -196,3 +199,13 @@ def test_losses_are_one_number_a_question_and_never_nan_on_nothing_to_compare():
     for name in LOSSES:
         found = loss(name, random_scores(2, 3), equal)
         assert found.shape == (2,) and not any(map(math.isnan, found.tolist()))
+
+
+def test_the_loss_that_the_readme_adds_is_one(monkeypatch):
+    function, test = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len((function + test).strip().splitlines()) <= 15
+    exec(function, module := vars(lib.losses) | {"LOSSES": {}})
+    monkeypatch.setitem(LOSSES, "ipo", module["LOSSES"]["ipo"])
+    exec(test + "\ntest_ipo_is_0_at_a_gap_of_one_half()", globals() | {})
+    test_gradients_equal_finite_differences("ipo", {})
+    test_a_candidate_the_question_lacks_changes_nothing("ipo")
