@@ -1,17 +1,31 @@
 """Every objective as its user runs it: what is drawn for it, what it reports, and that it learns."""
 
+import json
 import math
 import random
 from pathlib import Path
 
 import pytest
-from conftest import OBJECTS, SUBJECTS, VERBS, rows, write_jsonl
+import torch
+from conftest import CASEHOLD, OBJECTS, QWEN2_TOKENIZER, SUBJECTS, VERBS, needs_casehold, rows, tiny_model, write_jsonl
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
+import eval_mc
 import train_sdpo
 from lib.losses import LOSSES
 from lib.runs import read_metrics, read_run
 
 TIMINGS = {"questions_per_second", "tokens_per_second", "peak_memory_gb"}
+ULTRAFEEDBACK = CASEHOLD.parent / "ultrafeedback_pairs"
+NEGATIVES = {
+    "random": [],
+    "hard": ["--negatives", "hard"],
+    "self": ["--self-negatives", 2],
+    "similarity": ["--rewards", "similarity"],
+    "all": ["--negatives", "hard", "--self-negatives", 2, "--rewards", "similarity"],
+}
+FAST = [("swepo", "all")]
 
 
 def graded_rows(count: int, seed: int = 0) -> list[dict]:
@@ -52,14 +66,14 @@ def graded(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def train(tmp_path, monkeypatch, model_folder):
-    """Train in a folder of one's own and return the steps of the run; a name that was used is another run."""
+    """Train as runs/1, runs/2 and so on in a folder of the test's own, and return the steps."""
     monkeypatch.chdir(tmp_path)
     number = 0
 
-    def run(data: Path, *flags) -> list[dict]:
+    def run(data: Path, *flags, model=model_folder) -> list[dict]:
         nonlocal number
         number += 1
-        common = ["--model", model_folder, "--data", data, "--learning-rate", "3e-3", "--output", f"runs/{number}"]
+        common = ["--model", model, "--data", data, "--learning-rate", "3e-3", "--output", f"runs/{number}"]
         assert train_sdpo.main(list(map(str, [*common, *flags]))) == 0
         metrics = [line for line in read_metrics(Path(f"runs/{number}")) if "loss" in line]
         return [{name: value for name, value in line.items() if name not in TIMINGS} for line in metrics]
@@ -76,22 +90,17 @@ def test_the_generated_set_has_several_positives():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_falls_on_graded_data(train, graded, name):
+def test_every_loss_falls_on_graded_data_and_reports_what_it_defines(train, graded, name):
     flags = ["--loss", name, "--epochs", 8, "--batch-size", 8, "--lora-dropout", 0, "--num-neg", 6]
     steps = train(graded, *flags)
     first, last = ([line["loss"] for line in part] for part in (steps[:2], steps[-2:]))
     assert sum(last) < 0.8 * sum(first)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_what_is_reported_is_what_the_objective_defines(train, data_folder, name):
-    first = train(data_folder, "--loss", name, "--epochs", 1)[0]
     rewards = {"reward_chosen", "reward_rejected", "reward_accuracy", "margin"}
-    assert rewards & first.keys() == (rewards if LOSSES[name].reference else set())
-    assert ("logprob_rejected" in first) == (name != "sft")
-    assert ("logprob_accuracy" in first) == (name == "listwise")
+    assert rewards & steps[0].keys() == (rewards if LOSSES[name].reference else set())
+    assert ("logprob_rejected" in steps[0]) == (name != "sft")
+    assert ("logprob_accuracy" in steps[0]) == (name == "listwise")
     assert Path("runs/1/curve.png").stat().st_size > 0
-    assert read_run(Path("runs/1"))["settings"]["num_neg"] == {"dpo": 1, "sft": 0}.get(name, 4)
+    assert read_run(Path("runs/1"))["settings"]["num_neg"] == {"dpo": 1, "sft": 0}.get(name, 6)
 
 
 def test_no_reference_is_computed_where_none_is_asked_for(train, data_folder, monkeypatch):
@@ -141,3 +150,70 @@ def test_flags_without_effect_are_named(capsys):
     assert "without effect under the other settings: --beta, --power\n" in capsys.readouterr().out
     train_sdpo.read_settings(["--loss", "swepo", "--beta", "0.5", "--power", "2", "--output", "x"])
     assert not capsys.readouterr().out
+
+
+def test_sft_first_then_preference_from_there(train, data_folder, capsys):
+    train(data_folder, "--loss", "sft", "--epochs", 2)
+    [first, *_, last] = train(data_folder, "--epochs", 2, model="runs/1")
+    assert first["loss"] == pytest.approx(math.log(5), abs=1e-4)
+    assert abs(first["reward_chosen"]) < 1e-4 and abs(first["reward_rejected"]) < 1e-4
+    assert abs(last["reward_chosen"]) > 1e-3
+    capsys.readouterr()
+    scored = {}
+    for run in ("runs/1", "runs/2"):
+        arguments = ["--model", run, "--data", str(data_folder), "--split", "test", "--output", f"{run}/test.jsonl"]
+        assert eval_mc.main(arguments) == 0
+        assert "accuracy (sum): " in capsys.readouterr().out
+        records = (json.loads(line) for line in Path(f"{run}/test.jsonl").read_text().splitlines())
+        scored[run] = torch.tensor([record["logprobs"] for record in records])
+    assert (scored["runs/1"] - scored["runs/2"]).abs().max() > 0.1
+
+
+def test_another_prompt_than_the_first_run_had_is_said(train, data_folder, capsys):
+    train(data_folder, "--loss", "sft", "--epochs", 1, "--template", "Passage: {context}")
+    train(data_folder, "--epochs", 1, "--template", "Passage: {context}", model="runs/1")
+    assert "note: runs/1" not in capsys.readouterr().out
+    train(data_folder, "--epochs", 1, model="runs/1")
+    assert "note: runs/1 was trained with PromptConfig(template='Passage: {context}'" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer_model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    tiny_model(vocab_size=151_936).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(QWEN2_TOKENIZER).save_pretrained(folder)
+    return folder
+
+
+@needs_casehold
+@pytest.mark.parametrize(
+    ("name", "negatives"),
+    [
+        pytest.param(name, negatives, marks=[] if (name, negatives) in FAST else pytest.mark.slow)
+        for name in LOSSES
+        for negatives in NEGATIVES
+    ],
+)
+def test_on_real_questions_the_same_seed_is_the_same_run(train, real_tokenizer_model, name, negatives):
+    flags = ["--loss", name, *NEGATIVES[negatives], "--limit", 3, "--epochs", 1, "--num-neg", 3]
+    first, second = (train(CASEHOLD, *flags, model=real_tokenizer_model) for _ in range(2))
+    assert first == second and len(first) == 2 and all(math.isfinite(line["loss"]) for line in first)
+    adapters = [load_file(f"runs/{number}/adapter_model.safetensors") for number in (1, 2)]
+    assert all(torch.equal(tensor, adapters[1][key]) for key, tensor in adapters[0].items())
+
+
+def test_another_seed_is_another_run(train, data_folder):
+    assert train(data_folder, "--epochs", 1) != train(data_folder, "--epochs", 1, "--seed", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ULTRAFEEDBACK.is_dir(), reason="real graded pairs are not here (../shared)")
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_falls_on_real_graded_pairs(train, real_tokenizer_model, tmp_path, name):
+    lines = (ULTRAFEEDBACK / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    shortest = sorted(map(json.loads, lines), key=lambda row: len(row["prompt"]) + sum(map(len, row["responses"])))
+    data = write_jsonl(tmp_path / "train.jsonl", [row for row in shortest if len(set(row["scores"])) > 1][:24])
+    flags = ["--loss", name, "--epochs", 6, "--batch-size", 8, "--lora-dropout", 0]
+    steps = train(data, *flags, model=real_tokenizer_model)
+    first, last = ([line["loss"] for line in part] for part in (steps[:3], steps[-3:]))
+    assert sum(last) < 0.95 * sum(first)
