@@ -3,43 +3,73 @@
 python train_sdpo.py --num-neg 4                                 Qwen2.5-0.5B on CaseHOLD from the hub
 python train_sdpo.py --num-neg 4 --data DIR --output runs/mine   your own questions
 python train_sdpo.py --num-neg 4 --model demo --data demo        without a network
+python train_sdpo.py --loss swepo --weighting exp                another objective of the family
+python train_sdpo.py --num-neg 4 --model runs/sft                start from a run: its merged model is the reference
 python train_sdpo.py --resume                                    go on with the newest unfinished run
 """
 
 import argparse
 import math
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm import tqdm
-from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from transformers import get_linear_schedule_with_warmup
 
 from lib.checkpoint import Checkpoints
-from lib.cli import HelpFormatter, positive_float, positive_int, share
+from lib.cli import (
+    HelpFormatter,
+    flag,
+    nonnegative_float,
+    nonnegative_int,
+    parse_typed,
+    positive_float,
+    positive_int,
+    share,
+)
 from lib.data import Dataset, load_split
 from lib.errors import InputError, run_script
 from lib.evaluation import num_correct, predictions
 from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
-from lib.losses import LOSSES
-from lib.models import DTYPES, load_model, pick_precision, weights_sha256
-from lib.negatives import TrainingQuestion, draw_candidates, epoch_order, training_questions
-from lib.prompt import PromptConfig, encode_questions, report_encoding
+from lib.losses import LOSSES, LossOptions
+from lib.models import DTYPES, add_adapter, load_model, pick_precision, weights_sha256
+from lib.negatives import epoch_order
+from lib.preparation import prepare_questions
+from lib.prompt import PromptConfig, encode_questions
+from lib.recipe import Recipe, make_recipe, num_negatives, without_effect
 from lib.reference import reference_logprobs
-from lib.runs import MetricsLog, finish_run, new_run_folder, newest_unfinished, open_run, peak_memory_gb, read_run
+from lib.rewards import REWARDS
+from lib.runs import (
+    MetricsLog,
+    finish_run,
+    new_run_folder,
+    newest_unfinished,
+    open_run,
+    peak_memory_gb,
+    resumed_settings,
+)
 from lib.scoring import PackedScorer
 from lib.selfcheck import check_family, check_packed_pass
-from lib.training import SUMS, catch_interrupt, micro_batches, step_means, step_sums, training_batch
+from lib.training import (
+    SUMS,
+    Member,
+    catch_interrupt,
+    micro_batches,
+    question_losses,
+    step_means,
+    step_sums,
+    training_batch,
+)
 
 # The paper does not state these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
 WEIGHT_DECAY = 0.0
 MAX_GRAD_NORM = 1.0
-LORA_TARGETS = "all-linear"
 
 SWITCH = argparse.BooleanOptionalAction
 # The paper's settings where the defaults differ: 256 tokens cut 72 % of the CaseHOLD questions.
@@ -48,33 +78,57 @@ PRESETS = {"paper": {"max_length": 256}}
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    data = parser.add_argument_group("data")
+    add_data_flags(parser.add_argument_group("data"))
+    add_objective_flags(parser.add_argument_group("objective"))
+    add_negatives_flags(parser.add_argument_group("negatives"))
+    add_training_flags(parser.add_argument_group("model and adapter"), parser.add_argument_group("training"))
+    run = parser.add_argument_group("run")
+    run.add_argument("--output", help="run folder (default: a new one under runs/)")
+    run.add_argument("--resume", action="store_true", help="go on with --output, or with the newest unfinished run")
+    run.add_argument("--save-every", type=positive_int, default=200, help="steps between checkpoints")
+    parser.set_defaults(**vars(LossOptions()))
+    return parser
+
+
+def add_data_flags(data) -> None:
     data.add_argument("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
     data.add_argument("--limit", type=positive_int, help="only the first N questions of each split")
     data.add_argument("--template", help="prompt template (default: {context}, {question} or {prompt}, by the data)")
     data.add_argument("--max-length", type=positive_int, default=512, help="tokens of prompt and longest candidate")
-    data.add_argument(
-        "--end-token",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="close endings with the end-of-text token",
-    )
+    data.add_argument("--end-token", action=SWITCH, default=True, help="close endings with the end-of-text token")
     data.add_argument("--strict", action="store_true", help="stop at empty or equal endings instead of counting them")
 
-    objective = parser.add_argument_group("objective")
-    objective.add_argument("--loss", choices=sorted(LOSSES), default="sdpo", help="what is minimised")
-    objective.add_argument("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
-    objective.add_argument(
-        "--beta", type=positive_float, default=0.1, help="scale of the implicit reward; ours, the paper states none"
-    )
 
-    model = parser.add_argument_group("model and adapter")
+def add_objective_flags(objective) -> None:
+    add = objective.add_argument
+    add("--loss", choices=list(LOSSES), default="sdpo", help="what is minimised")
+    add("--beta", type=positive_float, help="scale of the implicit reward; ours, the paper states none")
+    add("--sft-weight", type=nonnegative_float, help="add the positive's cross-entropy, times this, to any loss")
+    add("--reward-temperature", type=positive_float, help="infonca, nca: targets are softmax(reward / this)")
+    add("--weighting", choices=("power", "exp"), help="swepo: a candidate weighs |r - mean|^p, or exp(a |r - mean|)")
+    add("--power", type=int, choices=(0, 1, 2), help="swepo: p of --weighting power")
+    add("--alpha", type=nonnegative_float, help="swepo: a of --weighting exp")
+    groups = "swepo: positives are all above the mean reward, or the best alone (the others are left out)"
+    add("--swepo-groups", choices=("dynamic", "1-vs-k"), default="dynamic", help=groups)
+    rewards = "the data's, or 1 for the gold and token F1 with the gold for the others"
+    add("--rewards", choices=REWARDS, default="data", help=rewards)
+
+
+def add_negatives_flags(negatives) -> None:
+    add = negatives.add_argument
+    add("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
+    add("--negatives", choices=("random", "hard"), default="random", help="hard: the likelier under the reference")
+    odds = "odds of a hard negative are exp(log-prob / this): low draws the likeliest, high draws at random"
+    add("--hard-temperature", type=positive_float, default=10.0, help=odds)
+    own = "endings that the starting model writes for each prompt, to join the negatives"
+    add("--self-negatives", type=nonnegative_int, default=0, metavar="N", help=own)
+
+
+def add_training_flags(model, training) -> None:
     model.add_argument("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
     model.add_argument("--lora-r", type=positive_int, default=8, help="rank")
     model.add_argument("--lora-alpha", type=positive_int, default=32, help="scale is alpha / rank")
     model.add_argument("--lora-dropout", type=share, default=0.1, help="dropout before the adapter")
-
-    training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive_int, default=3, help="passes over the questions")
     training.add_argument("--batch-size", type=positive_int, default=2, help="questions a process takes at once")
     training.add_argument("--grad-accum", type=positive_int, default=1, help="batches a step adds up")
@@ -84,12 +138,6 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--grad-checkpointing", action=SWITCH, help="less memory, more time (default: on a GPU)")
     training.add_argument("--preset", choices=sorted(PRESETS), help="paper: the paper's settings, 256 tokens with them")
 
-    run = parser.add_argument_group("run")
-    run.add_argument("--output", help="run folder (default: a new one under runs/)")
-    run.add_argument("--resume", action="store_true", help="go on with --output, or with the newest unfinished run")
-    run.add_argument("--save-every", type=positive_int, default=200, help="steps between checkpoints")
-    return parser
-
 
 def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, Path, bool]:
     """The settings (given flags over a resumed run's over the preset's over the defaults), the run folder, and
@@ -97,30 +145,25 @@ def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, Path, boo
 
     Raises InputError where a flag contradicts the run that is resumed.
     """
-    parser = build_parser()
-    parsed = vars(parser.parse_args(argv))
-    unset = object()
-    given = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(parsed, unset))))
-    given = {name: value for name, value in given.items() if value is not unset}
-    output, resume = parsed.pop("output"), parsed.pop("resume")
-    settings = parsed | PRESETS.get(parsed["preset"], {}) | {name: given[name] for name in parsed.keys() & given.keys()}
+    settings, typed = parse_typed(build_parser(), argv)
+    output, resume = settings.pop("output"), settings.pop("resume")
+    typed = {name: typed[name] for name in settings.keys() & typed.keys()}
+    settings |= PRESETS.get(settings["preset"], {}) | typed
+    idle = without_effect(settings) & typed.keys()
+    settings["num_neg"] = num_negatives(settings)
     if resume:
         folder = Path(output) if output else newest_unfinished()
-        saved = read_run(folder)["settings"]
-        for name in parsed.keys() & given.keys():
-            if settings[name] != saved[name]:
-                flag = "--" + name.replace("_", "-")
-                raise InputError(
-                    f"{folder}: the run was started with {flag} {saved[name]}, not {settings[name]}; leave it out"
-                )
-        settings = saved
+        settings = resumed_settings(folder, {name: settings[name] for name in typed})
     else:
         folder = Path(output) if output else new_run_folder(f"{settings['loss']}-neg{settings['num_neg']}")
+        if idle:
+            print(f"note: without effect under the other settings: {', '.join(map(flag, sorted(idle)))}")
     return argparse.Namespace(**settings), folder, resume
 
 
 def main(argv: list[str] | None = None) -> int:
     settings, folder, resume = read_settings(argv)
+    recipe = make_recipe(vars(settings))
     precision = pick_precision(settings.precision)
     accelerator = start_accelerator(precision)
     set_seed(settings.seed)
@@ -128,17 +171,20 @@ def main(argv: list[str] | None = None) -> int:
         train, validation = load_data(settings)
         loaded = load_model(settings.model, DTYPES[precision], merge=True)
     prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
-    encoded = encode_questions(train.questions, loaded.tokenizer, prompt)
-    encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
-    questions, dropped = training_questions(encoded)
-    report = [*report_encoding(train, encoded), *(f"  dropped: {count} {what}" for what, count in dropped.items())]
-    accelerator.print("\n".join(report))
-    if not questions:
-        raise InputError(f"{train.source}: no question is left to train on")
-    check_family(loaded.model, max(item.num_tokens for item in (*encoded, *encoded_validation)))
     base_sha256 = weights_sha256(loaded.model)
+    questions, report, written_sha256 = prepare_questions(
+        train, loaded, prompt, accelerator, recipe, vars(settings), base_sha256
+    )
+    accelerator.print("\n".join(report))
+    encoded = [item.encoded for item in questions]
+    encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
+    check_family(loaded.model, max(item.num_tokens for item in (*encoded, *encoded_validation)))
 
-    model = add_adapter(loaded.model, settings, accelerator.device)
+    on_gpu = accelerator.device.type == "cuda"
+    checkpointing = on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing
+    model = add_adapter(
+        loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
+    )
     adapter = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(adapter, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     window_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step
@@ -151,13 +197,13 @@ def main(argv: list[str] | None = None) -> int:
     shortest = min(encoded, key=lambda item: item.num_tokens)
     difference = check_packed_pass(plain_scorer, shortest, accelerator.device, precision)
     accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {precision}")
-    reference = reference_logprobs(
-        plain_scorer, [item.encoded for item in questions], accelerator, weights_sha256=base_sha256, precision=precision
-    )
+    reference = [None] * len(questions)
+    if recipe.needs_reference:
+        reference = reference_logprobs(plain_scorer, encoded, accelerator, base_sha256, precision)
 
     identity = {
         "base_sha256": base_sha256,
-        "data_sha256": {"train": train.sha256, "validation": validation.sha256},
+        "data_sha256": {"train": train.sha256, "validation": validation.sha256} | written_sha256,
         "prompt": vars(prompt),
         "num_processes": accelerator.num_processes,
         "precision": precision,
@@ -176,15 +222,16 @@ def main(argv: list[str] | None = None) -> int:
         order = epoch_order(len(questions), settings.seed, epoch)
         window = order[position * window_size : (position + 1) * window_size]
         learning_rate = schedule.get_last_lr()[0]
-        sums = backward_window(scorer, questions, reference, window, settings, accelerator, step=step, epoch=epoch)
+        window = [(questions[index], reference[index]) for index in window]
+        sums = backward_window(scorer, window, recipe, accelerator, settings.batch_size, step=step, epoch=epoch)
         grad_norm = accelerator.clip_grad_norm_(adapter, MAX_GRAD_NORM).item()
         if not math.isfinite(grad_norm):
-            raise not_finite(step, "gradient", [questions[index] for index in window])
+            raise not_finite(step, "gradient", (question.encoded.question.id for question, _ in window))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
 
-        means, totals = step_means(accelerator.reduce(sums))
+        means, totals = step_means(accelerator.reduce(sums), recipe.objective)
         seconds = time.perf_counter() - began
         if log:
             log.write(
@@ -198,9 +245,10 @@ def main(argv: list[str] | None = None) -> int:
                 peak_memory_gb=peak_memory_gb(accelerator.device),
             )
         if step == 0:
-            bar.write(f"step 0: loss {means['loss']:.4f}, rewards {means['reward_chosen']:.4f} (nothing is learnt yet)")
-        shown = {name: means[key] for name, key in (("loss", "loss"), ("acc", "reward_accuracy"), ("margin", "margin"))}
-        bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+            rewards = f", rewards {means['reward_chosen']:.4f}" if "reward_chosen" in means else ""
+            bar.write(f"step 0: loss {means['loss']:.4f}{rewards} (nothing is learnt yet)")
+        shown = ("loss", "reward_accuracy", "logprob_accuracy", "margin")
+        bar.set_postfix({name.replace("_", " "): f"{means[name]:.3f}" for name in shown if name in means})
         bar.update()
 
         end_of_epoch = position == steps_per_epoch - 1
@@ -241,64 +289,41 @@ def load_data(settings: argparse.Namespace) -> tuple[Dataset, Dataset]:
     return train, validation
 
 
-def add_adapter(model: PreTrainedModel, settings: argparse.Namespace, device: torch.device) -> PeftModel:
-    """The policy: `model` frozen, with a fresh LoRA adapter that changes nothing yet. With the adapter switched off
-    it is the reference."""
-    config = LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=LORA_TARGETS,
-        task_type="CAUSAL_LM",
-    )
-    policy = get_peft_model(model, config)
-    if device.type == "cuda" if settings.grad_checkpointing is None else settings.grad_checkpointing:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return policy
-
-
 def backward_window(
     scorer: torch.nn.Module,
-    questions: list[TrainingQuestion],
-    reference: list[list[float]],
-    window: list[int],
-    settings: argparse.Namespace,
+    window: list[Member],
+    recipe: Recipe,
     accelerator: Accelerator,
+    batch_size: int,
     *,
     step: int,
     epoch: int,
 ) -> torch.Tensor:
-    """Forward and backward for this process's share of one step's questions; returns their `step_sums`.
+    """Forward and backward for this process's share of one step's questions, each with its reference log-probs where
+    there are any; returns their `step_sums`.
 
     Each question of the window weighs the same, however it is cut into batches and processes.
     """
-    batches = micro_batches(window, settings.batch_size, accelerator.process_index, accelerator.num_processes)
+    batches = micro_batches(window, batch_size, accelerator.process_index, accelerator.num_processes)
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
-    for number, indices in enumerate(batches, start=1):
+    for number, members in enumerate(batches, start=1):
         # An empty share takes a stand-in of weight 0, since every process has to join in every backward pass.
-        members = [questions[index] for index in indices or window[:1]]
-        batch = training_batch(
-            members,
-            [draw_candidates(member, settings.num_neg, settings.seed, epoch) for member in members],
-            [reference[index] for index in indices or window[:1]],
-            accelerator.device,
-            weight=float(bool(indices)),
-        )
+        weight = float(bool(members))
+        batch = training_batch(members or window[:1], recipe, epoch, accelerator.device, weight=weight)
         with nullcontext() if number == len(batches) else accelerator.no_sync(scorer):
             logprobs = scorer(batch.packed)  # (B, K)
-            scaled = settings.beta * (logprobs - batch.reference)
-            losses = LOSSES[settings.loss](scaled, batch.mask, batch.rewards)  # (B,)
+            losses, scores = question_losses(recipe, logprobs, batch)  # (B,), (B, K)
             if not torch.isfinite(losses).all():
-                raise not_finite(step, "loss", members)
+                raise not_finite(step, "loss", batch.ids)
             # The processes' gradients are averaged, hence their number.
             accelerator.backward((losses * batch.weight).sum() * accelerator.num_processes / len(window))
-        sums += step_sums(batch, losses, scaled, logprobs)
+        sums += step_sums(batch, losses, scores, logprobs)
     return sums
 
 
-def not_finite(step: int, what: str, members: list[TrainingQuestion]) -> InputError:
-    ids = ", ".join(member.encoded.question.id for member in members)
-    return InputError(f"step {step}: the {what} is not finite on questions {ids}; lower --learning-rate or --beta")
+def not_finite(step: int, what: str, ids: Iterable[str]) -> InputError:
+    named = ", ".join(ids)
+    return InputError(f"step {step}: the {what} is not finite on questions {named}; lower --learning-rate or --beta")
 
 
 if __name__ == "__main__":

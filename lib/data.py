@@ -24,6 +24,7 @@ class Question:
     id: as given, else the row number from 0. fields: string columns a template may name. endings: 2 or more, as given.
     rewards: one a candidate, one-hot for labelled data and the scores for graded data. label: index of the right
     ending, for graded data the first of the highest reward. source: "path:line", or the row number for hub data.
+    generated: so many of the last endings were written by a model; they are no part of the mean reward.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Question:
     rewards: tuple[float, ...]
     label: int
     source: str
+    generated: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -18,6 +18,7 @@ from lib.runs import RUN_FILE, read_run
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LORA_TARGETS = "all-linear"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -124,6 +125,18 @@ def _load_run(folder: Path, dtype: torch.dtype, merge: bool) -> torch.nn.Module:
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder}: the adapter does not fit {base} ({_first_line(error)})") from None
     return model.merge_and_unload().to(dtype) if merge else model
+
+
+def add_adapter(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *, checkpointing: bool) -> PeftModel:
+    """The policy: `model` frozen, with a fresh LoRA adapter that changes nothing yet. With the adapter switched off
+    it is the reference."""
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
+    )
+    policy = get_peft_model(model, config)
+    if checkpointing:
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return policy
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

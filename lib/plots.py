@@ -7,7 +7,8 @@ from lib.paths import atomic_file
 
 
 def plot_run(metrics: Sequence[dict], path: Path) -> None:
-    """Loss, and reward accuracy with validation accuracy, over the steps of `metrics.jsonl`, as a PNG."""
+    """Loss, and training accuracy (as far as the objective defines one) with validation accuracy, over the steps of
+    `metrics.jsonl`, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -18,10 +19,13 @@ def plot_run(metrics: Sequence[dict], path: Path) -> None:
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
     window = max(1, len(steps) // 50)
     x = [line["step"] for line in steps]
-    for axis, key, label in ((top, "loss", "loss"), (bottom, "reward_accuracy", "reward accuracy")):
+    for axis, key in ((top, "loss"), (bottom, "reward_accuracy"), (bottom, "logprob_accuracy")):
+        if key not in steps[0]:
+            continue
         values = [line[key] for line in steps]
         axis.plot(x, values, alpha=0.25, color="C0")
-        axis.plot(x, _running_mean(values, window), color="C0", label=f"{label}, mean of {window} steps")
+        label = f"{key.replace('_', ' ')}, mean of {window} steps"
+        axis.plot(x, _running_mean(values, window), color="C0", label=label)
     if validation:
         bottom.plot(
             [line["step"] for line in validation],

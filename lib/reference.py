@@ -20,7 +20,6 @@ def reference_logprobs(
     scorer: PackedScorer,
     encoded: Sequence[EncodedQuestion],
     accelerator: Accelerator,
-    *,
     weights_sha256: str,
     precision: str,
 ) -> list[list[float]]:

@@ -6,11 +6,13 @@ import os
 import platform
 import resource
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 
+from lib.cli import flag
 from lib.errors import InputError
 from lib.paths import atomic_file
 from lib.plots import plot_run
@@ -75,6 +77,17 @@ def newest_unfinished() -> Path:
     if not runs:
         raise InputError("--resume: no unfinished run under runs/; name one with --output")
     return max(runs, key=lambda folder: (folder / RUN_FILE).stat().st_mtime)
+
+
+def resumed_settings(folder: Path, typed: Mapping) -> dict:
+    """The settings of the run in `folder`; raises InputError where a `typed` one contradicts them."""
+    saved = read_run(folder)["settings"]
+    for name, value in typed.items():
+        if value != saved[name]:
+            raise InputError(
+                f"{folder}: the run was started with {flag(name)} {saved[name]}, not {value}; leave it out"
+            )
+    return saved
 
 
 def finish_run(folder: Path, record: dict, model: PeftModel, tokenizer, prompt: PromptConfig) -> None:

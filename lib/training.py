@@ -9,25 +9,31 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lib.losses import best_candidate
-from lib.negatives import TrainingQuestion
+from lib.losses import Objective, best_candidate, sft, take
+from lib.negatives import TrainingQuestion, draw_candidates
 from lib.pack import PackedBatch, pack
+from lib.recipe import Recipe
+
+# A question and the reference's log-probs of all its candidates, or None where none were asked for.
+Member = tuple[TrainingQuestion, list[float] | None]
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Questions with their drawn candidates. reference, rewards [B, K] fp32, mask [B, K] bool; weight [B] is 1, or 0
-    for a stand-in that only keeps the processes in step."""
+    """Questions with their drawn candidates. reference [B, K] fp32, or None where the objective needs none; rewards
+    [B, K] and the mean reward of the whole question [B] in fp64; mask [B, K] bool; weight [B] is 1, or 0 for a
+    stand-in that only keeps the processes in step."""
 
     packed: PackedBatch
-    reference: Tensor
+    reference: Tensor | None
     rewards: Tensor
+    mean: Tensor
     mask: Tensor
     weight: Tensor
     ids: list[str]
 
 
-def micro_batches(window: Sequence[int], batch_size: int, rank: int, world: int) -> list[list[int]]:
+def micro_batches(window: Sequence, batch_size: int, rank: int, world: int) -> list[list]:
     """This process's share of one step's questions, in batches: every process gets as many batches, the last ones
     possibly empty. Put together over the processes they are the window, whatever `world` is."""
     stride = batch_size * world
@@ -37,58 +43,91 @@ def micro_batches(window: Sequence[int], batch_size: int, rank: int, world: int)
     ]
 
 
-def training_batch(
-    questions: Sequence[TrainingQuestion],
-    drawn: Sequence[list[int]],
-    reference: Sequence[list[float]],
-    device,
-    *,
-    weight: float,
-) -> TrainingBatch:
-    """Pack `questions` with their `drawn` candidates; `reference[b]` holds log-probs of all candidates of row b."""
+def training_batch(members: Sequence[Member], recipe: Recipe, epoch: int, device, *, weight: float) -> TrainingBatch:
+    """Draw the candidates of each question by `recipe` and pack them."""
+    questions, reference = zip(*members, strict=True)
+    drawn = [draw_candidates(item, recipe.draw, epoch, known) for item, known in members]
 
-    def columns(values) -> Tensor:
-        rows = [torch.tensor([row[index] for index in chosen]) for row, chosen in zip(values, drawn, strict=True)]
-        return pad_sequence(rows, batch_first=True)
+    def columns(values, dtype: torch.dtype) -> Tensor:
+        rows = [[row[index] for index in chosen] for row, chosen in zip(values, drawn, strict=True)]
+        return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True).to(device)
 
-    rewards = columns([item.encoded.question.rewards for item in questions])
-    counts = torch.tensor([len(chosen) for chosen in drawn])
+    rewards = columns([item.encoded.question.rewards for item in questions], torch.float64)
+    counts = torch.tensor([len(chosen) for chosen in drawn], device=device)
     return TrainingBatch(
         packed=pack([item.encoded for item in questions], drawn).to(device),
-        reference=columns(reference).to(device),
-        rewards=rewards.to(device),
-        mask=(torch.arange(rewards.shape[1]) < counts[:, None]).to(device),
+        reference=columns(reference, torch.float32) if recipe.objective.reference else None,
+        rewards=rewards,
+        mean=torch.tensor([item.mean for item in questions], dtype=torch.float64, device=device),
+        mask=torch.arange(rewards.shape[1], device=device) < counts[:, None],
         weight=torch.full((len(questions),), weight, device=device),
         ids=[item.encoded.question.id for item in questions],
     )
 
 
-SUMS = ("questions", "loss", "reward_chosen", "reward_rejected", "reward_accuracy", "logprob_chosen", "tokens")
+def question_losses(recipe: Recipe, logprobs: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+    """The loss of each question [B], and the scores [B, K] that it was made of: beta * log-ratios, or `logprobs`
+    [B, K] themselves where the objective needs no reference."""
+    objective, options = recipe.objective, recipe.options
+    scores = options.beta * (logprobs - batch.reference) if objective.reference else logprobs
+    known = batch.mask, batch.rewards, batch.mean, options
+    losses = objective.loss(scores, *known)
+    if options.sft_weight:
+        losses = losses + options.sft_weight * sft(logprobs, *known)
+    return losses, scores
 
 
-def step_sums(batch: TrainingBatch, losses: Tensor, scaled: Tensor, logprobs: Tensor) -> Tensor:
+# What is summed over questions; the three "score" columns are of implicit rewards, or of log-probs without a reference.
+SUMS = (
+    "questions",
+    "loss",
+    "score_chosen",
+    "score_rejected",
+    "score_accuracy",
+    "logprob_chosen",
+    "logprob_rejected",
+    "tokens",
+)
+
+
+def step_sums(batch: TrainingBatch, losses: Tensor, scores: Tensor, logprobs: Tensor) -> Tensor:
     """Sums [len(SUMS)] in fp64 over the questions of a batch: they add up over batches and processes alike.
 
-    losses [B]; scaled (implicit rewards) and logprobs [B, K]. A question's rejected reward is the mean over its drawn
-    negatives; it counts as accurate where the positive's implicit reward is above all of theirs.
+    losses [B]; scores and logprobs [B, K]. Chosen is the best candidate, rejected the mean over the drawn negatives; a
+    question counts as accurate where some positive scores above every negative.
     """
-    positive = best_candidate(batch.mask, batch.rewards)[:, None]
-    negative = batch.mask.scatter(1, positive, False)
-    chosen = scaled.gather(1, positive).squeeze(1)
-    rejected = scaled.masked_fill(~negative, 0.0).sum(1) / negative.sum(1)
-    accurate = chosen > scaled.masked_fill(~negative, -torch.inf).amax(1)
-    chosen_logprob = logprobs.gather(1, positive).squeeze(1)
+    positive = batch.mask & (batch.rewards > batch.mean[:, None])
+    negative = batch.mask & ~positive
+    best = best_candidate(batch.mask, batch.rewards)
+
+    def rejected(values: Tensor) -> Tensor:
+        return values.masked_fill(~negative, 0.0).sum(1) / negative.sum(1).clamp(min=1)
+
+    highest = (scores.masked_fill(~group, -torch.inf).amax(1) for group in (positive, negative))
+    accurate = torch.gt(*highest)
     tokens = (batch.packed.segment_ids >= 0).sum(1)
-    rows = [torch.ones_like(losses), losses, chosen, rejected, accurate, chosen_logprob, tokens]
+    rows = [torch.ones_like(losses), losses, take(scores, best), rejected(scores), accurate]
+    rows += [take(logprobs, best), rejected(logprobs), tokens]
     return torch.stack([(row.detach().double() * batch.weight).sum() for row in rows])
 
 
-def step_means(sums: Tensor) -> tuple[dict[str, float], dict[str, float]]:
-    """The step's means from `step_sums`, with the margin between chosen and rejected, and the sums by name."""
+def step_means(sums: Tensor, objective: Objective) -> tuple[dict[str, float], dict[str, float]]:
+    """The step's means from `step_sums`, as far as the objective defines them, and the sums by name.
+
+    Implicit rewards, their accuracy and the margin between chosen and rejected need a reference; without one the
+    accuracy is that of the log-probs. Where no negative is drawn there is neither rejected nor accuracy.
+    """
     totals = dict(zip(SUMS, sums.tolist(), strict=True))
-    names = ("loss", "reward_chosen", "reward_rejected", "reward_accuracy", "logprob_chosen")
-    means = {name: totals[name] / totals["questions"] for name in names}
-    return means | {"margin": means["reward_chosen"] - means["reward_rejected"]}, totals
+    mean = {name: total / totals["questions"] for name, total in totals.items()}
+    means = {"loss": mean["loss"], "logprob_chosen": mean["logprob_chosen"]}
+    if objective.num_negatives != 0:
+        means["logprob_rejected"] = mean["logprob_rejected"]
+        kind = "reward" if objective.reference else "logprob"
+        means[f"{kind}_accuracy"] = mean["score_accuracy"]
+        if objective.reference:
+            means |= {"reward_chosen": mean["score_chosen"], "reward_rejected": mean["score_rejected"]}
+            means["margin"] = mean["score_chosen"] - mean["score_rejected"]
+    return means, totals
 
 
 def catch_interrupt() -> threading.Event:

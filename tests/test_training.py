@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import train_sdpo
+from lib.losses import Objective
 from lib.models import load_model, weights_sha256
 from lib.runs import read_metrics, read_run
 
@@ -183,7 +184,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 def test_an_infinite_loss_stops_with_the_ids(tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(train_sdpo.LOSSES, "sdpo", lambda scaled, mask, rewards: scaled.sum(1) * math.inf)
+    monkeypatch.setitem(train_sdpo.LOSSES, "sdpo", Objective(lambda scores, *others: scores.sum(1) * math.inf))
     with pytest.raises(train_sdpo.InputError, match=r"step 0: the loss is not finite on questions q\d+"):
         train_sdpo.main(arguments(model_folder, data_folder, "--output", "runs/c"))
 
