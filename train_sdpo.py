@@ -23,7 +23,7 @@ from lib.checkpoint import Checkpoints
 from lib.cli import HelpFormatter, positive_float, positive_int, share
 from lib.data import Dataset, load_split
 from lib.errors import InputError, run_script
-from lib.evaluation import num_correct, predictions
+from lib.evaluation import Scored, is_correct
 from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES
 from lib.models import DTYPES, load_model, pick_precision, weights_sha256
@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
             logprobs = score_questions(
                 plain_scorer, encoded_validation, accelerator, batch_size=SCORING_BATCH_SIZE, description="validation"
             )
-            accuracy = num_correct(predictions(encoded_validation, logprobs, "sum")) / len(logprobs)
+            accuracy = is_correct(Scored(encoded_validation, logprobs).predictions("sum")).mean()
             bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {len(logprobs)}")
             if log:
                 log.write(step=step, epoch=epoch, validation_accuracy=accuracy)
