@@ -3,7 +3,7 @@
 python eval_mc.py --split test                                   the newest run, on CaseHOLD from the hub
 python eval_mc.py --split test --model Qwen/Qwen2.5-0.5B         an untuned model
 python eval_mc.py --split test --data DIR --output predictions.jsonl
-python eval_mc.py --model model.onnx --score all                 an exported graph, by every score
+python eval_mc.py --model model.onnx --score all --report report report/report.html shows every question
 python eval_mc.py --compare A.jsonl B.jsonl                      is B better than A?
 """
 
@@ -20,6 +20,7 @@ from lib.inference import SCORING_BATCH_SIZE, start_accelerator
 from lib.models import pick_precision
 from lib.predictions import write_predictions
 from lib.prompt import PromptConfig, encode_questions, report_encoding
+from lib.report import write_report
 from lib.scorers import ModelScorer
 from lib.summary import headline, score_table, summarise
 
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write predictions here, one JSON line a question; with --score all a file each, NAME.SCORE.jsonl; with "
         "--compare the questions on which the files differ",
     )
+    output.add_argument("--report", type=Path, metavar="DIR", help="new folder for report.html, report.md and figures")
     output.add_argument(
         "--compare", type=Path, nargs="+", metavar="FILE", help="compare predictions with those of the first file"
     )
@@ -72,6 +74,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.compare and not 2 <= len(args.compare) <= len(LETTERS):
         parser.error(f"--compare takes 2 to {len(LETTERS)} prediction files, not {len(args.compare)}")
+    if args.compare and args.report:
+        parser.error("--report shows one model's questions; it does not go with --compare")
     return args
 
 
@@ -86,12 +90,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score the questions, print what the predictions are worth, and write what was asked for."""
+    if args.report and args.report.exists():
+        raise InputError(f"{args.report}: exists already; name a new folder with --report")
     precision = pick_precision(args.precision)
     accelerator = start_accelerator(precision)
     data = load(args, args.split)
     model = ModelScorer(args.model, accelerator, precision, args.batch_size)
     prompt = prompt_config(model, data.default_template, args.end_token)
-    scored = score(args, model, data, prompt)
+    scored = score(args, model, data, prompt, per_token=args.report is not None)
     validation = None
     if args.score == "all" and args.split == "validation":
         validation = scored
@@ -106,6 +112,18 @@ def evaluate(args: argparse.Namespace) -> None:
     print("\n".join([*table, *([""] if table else []), *headline(summary)]))
     if args.output:
         write_outputs(args, scored, records)
+    if args.report:
+        write_report(
+            args.report,
+            title=f"{describe(args.model)} on {args.split}",
+            data=data,
+            scored=scored,
+            records=records,
+            summary=summary,
+            score_lines=table,
+            tokenizer=model.tokenizer,
+        )
+        print(f"report: {args.report / 'report.html'}")
 
 
 def load(args: argparse.Namespace, split: str) -> Dataset:
@@ -121,7 +139,7 @@ def prompt_config(model: ModelScorer, default_template: str, end_token: bool | N
 
 
 def score(
-    args: argparse.Namespace, model: ModelScorer, data: Dataset, prompt: PromptConfig
+    args: argparse.Namespace, model: ModelScorer, data: Dataset, prompt: PromptConfig, *, per_token: bool = False
 ) -> Scored:
     """What the asked score needs of the model; a base model has no reference, so `all` goes without the reward."""
     return model.score(
@@ -129,7 +147,7 @@ def score(
         prompt.template,
         neutral=args.score in ("pmi", "all"),
         reference=args.score == "reward" or (args.score == "all" and model.has_reference),
-        per_token=False,
+        per_token=per_token,
         description=data.source,
     )
 

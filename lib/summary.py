@@ -45,7 +45,7 @@ def summarise(data: Dataset, scored: Scored, records: Sequence[dict]) -> Summary
         ),
         "gold, tokens": by_quartile(gold_tokens, correct),
         "rank of the gold by word overlap": by_rank(ranks, correct),
-        "context": by_name(["cut" if item.truncated else "whole" for item in scored.encoded], correct),
+        "context, cut or whole": by_name(["cut" if item.truncated else "whole" for item in scored.encoded], correct),
     }
     return Summary(
         records[0]["score"], compute_metrics(records), baselines(data.questions), groups, histogram(records)
