@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    data.add_argument("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     data.add_argument("--limit", type=positive_int, help="only the first N questions of each split")
     data.add_argument("--template", help="prompt template (default: {context}, {question} or {prompt}, by the data)")
     data.add_argument("--max-length", type=positive_int, default=512, help="tokens of prompt and longest candidate")
@@ -224,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     if accelerator.is_main_process:
         finish_run(folder, record, model, loaded.tokenizer, prompt)
         data = "" if settings.data == "casehold" else f" --data {settings.data}"
+        data += f" --candidates {settings.candidates}" if settings.candidates else ""
         print(f"{folder}: adapter, metrics.jsonl and curve.png")
         print(f"next: python eval_mc.py --split test --model {folder}{data}")
     accelerator.end_training()
@@ -233,7 +235,13 @@ def main(argv: list[str] | None = None) -> int:
 def load_data(settings: argparse.Namespace) -> tuple[Dataset, Dataset]:
     """The training and validation splits."""
     train, validation = (
-        load_split(settings.data, split, limit=settings.limit, strict=settings.strict)
+        load_split(
+            settings.data,
+            split,
+            limit=settings.limit,
+            strict=settings.strict,
+            candidates_file=settings.candidates,
+        )
         for split in ("train", "validation")
     )
     if train.sha256 == validation.sha256:
