@@ -227,7 +227,7 @@ function tokenPanel(pieces, logprobs) {
     token.style.backgroundColor = `rgba(var(--token), ${Math.min(-value / FAINTEST, 1) * 0.75})`;
     panel.append(token);
   });
-  const scale = `Colour: log-prob of each token, from 0 (none) to -${FAINTEST} or less (strongest); its title has it.`;
+  const scale = `Colour: log-prob of each token, from 0 (none) to -${FAINTEST} or less (strongest). Point at one for it.`;
   return element("div", {}, panel, element("p", { className: "note", text: scale }));
 }
 

@@ -22,7 +22,7 @@ from lib.reference import reference_logprobs
 from lib.scoring import PackedScorer
 from lib.selfcheck import check_family
 
-NEUTRAL_ENDINGS = 8  # that share one neutral prompt: about as long a row as a question's
+NEUTRAL_TOKENS = 256  # of the endings that share one neutral prompt: rows of one length, so that padding costs little
 
 
 class ModelScorer:
@@ -80,13 +80,17 @@ class ModelScorer:
 
     def _neutral(self, encoded: Sequence[EncodedQuestion], template: str) -> Logprobs:
         """Log-probs after the neutral prompt. It is the same for every question, so each ending is read once however
-        often it occurs, and those of like length share a row."""
+        often it occurs, and as many as fit share a row."""
         text = neutral_prompt(template)
         prompt_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         distinct = sorted({tuple(ids) for item in encoded for ids in item.ending_ids}, key=lambda ids: (len(ids), ids))
         nobody = Question("", {}, (), (), 0, f"neutral prompt {text!r}")
-        groups = [distinct[start : start + NEUTRAL_ENDINGS] for start in range(0, len(distinct), NEUTRAL_ENDINGS)]
-        rows = [EncodedQuestion(nobody, prompt_ids, [list(ids) for ids in group], 0, False) for group in groups]
+        groups: list[list[list[int]]] = [[]]
+        for ids in distinct:
+            if groups[-1] and sum(map(len, groups[-1])) + len(ids) > NEUTRAL_TOKENS:
+                groups.append([])
+            groups[-1].append(list(ids))
+        rows = [EncodedQuestion(nobody, prompt_ids, group, 0, False) for group in groups]
         values = [value for row in self._score(rows, "neutral prompt") for value in row]
         of = dict(zip(distinct, values, strict=True))
         return [[of[tuple(ids)] for ids in item.ending_ids] for item in encoded]
