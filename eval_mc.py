@@ -1,25 +1,28 @@
-"""Evaluate a model on multiple choice: it picks the candidate with the highest log-prob.
+"""Evaluate a model on multiple choice: it picks the candidate with the highest score.
 
 python eval_mc.py --split test                                   the newest run, on CaseHOLD from the hub
 python eval_mc.py --split test --model Qwen/Qwen2.5-0.5B         an untuned model
 python eval_mc.py --split test --data DIR --output predictions.jsonl
+python eval_mc.py --model model.onnx --score all --report report report/report.html shows every question
+python eval_mc.py --compare A.jsonl B.jsonl                      is B better than A?
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from lib.cli import HelpFormatter, positive_int
-from lib.data import Dataset, load_split
-from lib.errors import run_script
-from lib.evaluation import SCORES, baselines, histogram, num_correct, predictions, wilson_interval
-from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
-from lib.models import DTYPES, load_model, pick_precision
-from lib.paths import atomic_file
+from lib.compare import LETTERS, comparison_report, differing, read_aligned
+from lib.data import Dataset, has_validation, load_split
+from lib.errors import InputError, run_script
+from lib.evaluation import SCORES, Scored
+from lib.inference import SCORING_BATCH_SIZE, start_accelerator
+from lib.models import pick_precision
+from lib.predictions import write_predictions
 from lib.prompt import PromptConfig, encode_questions, report_encoding
-from lib.scoring import PackedScorer
-from lib.selfcheck import check_family
+from lib.report import write_report
+from lib.scorers import ModelScorer
+from lib.summary import headline, score_table, summarise
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,53 +30,126 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which questions")
     data.add_argument("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    data.add_argument("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     data.add_argument("--limit", type=positive_int, help="only the first N questions")
     data.add_argument("--strict", action="store_true", help="stop at empty or equal endings instead of counting them")
 
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="runs/latest", help="run, merged or base model folder, hub name, or demo")
+    model.add_argument(
+        "--model", default="runs/latest", help="run, merged or base model folder, hub name, model.onnx, or demo"
+    )
     model.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
     model.add_argument("--batch-size", type=positive_int, default=SCORING_BATCH_SIZE, help="questions at once")
 
     scoring = parser.add_argument_group("scoring")
-    scoring.add_argument("--score", choices=SCORES, default="sum", help="log-prob in all, a token, or a UTF-8 byte")
+    scoring.add_argument(
+        "--score",
+        choices=(*SCORES, "all"),
+        default="sum",
+        help="log-prob in all, a token, a UTF-8 byte, less that after a neutral prompt (pmi), less the reference's "
+        "(reward); all: every one from one pass, and which of them validation would choose",
+    )
     scoring.add_argument(
         "--end-token",
         action=argparse.BooleanOptionalAction,
         help="close endings with the end-of-text token (default: as trained)",
     )
-    scoring.add_argument("--output", type=Path, help="write predictions here, one JSON line a question")
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        type=Path,
+        help="write predictions here, one JSON line a question; with --score all a file each, NAME.SCORE.jsonl; with "
+        "--compare the questions on which the files differ",
+    )
+    output.add_argument("--report", type=Path, metavar="DIR", help="new folder for report.html, report.md and figures")
+    output.add_argument(
+        "--compare", type=Path, nargs="+", metavar="FILE", help="compare predictions with those of the first file"
+    )
     return parser
 
 
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.compare and not 2 <= len(args.compare) <= len(LETTERS):
+        parser.error(f"--compare takes 2 to {len(LETTERS)} prediction files, not {len(args.compare)}")
+    if args.compare and args.report:
+        parser.error("--report shows one model's questions; it does not go with --compare")
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    precision = pick_precision(args.precision)
-    accelerator = start_accelerator(precision)
-    data = load_split(args.data, args.split, limit=args.limit, strict=args.strict)
-    loaded = load_model(args.model, DTYPES[precision])
-    prompt = prompt_config(loaded.prompt, data.default_template, args.end_token)
-    encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
-    check_family(loaded.model, max(item.num_tokens for item in encoded))
-    scorer = accelerator.prepare_model(PackedScorer(loaded.model), evaluation_mode=True)
-    logprobs = score_questions(
-        scorer, encoded, accelerator, batch_size=args.batch_size, description=f"{args.split} questions"
-    )
-    records = predictions(encoded, logprobs, args.score)
-    if accelerator.is_main_process:
-        print(
-            "\n".join([f"model: {describe(args.model)}", *report_encoding(data, encoded), "", *report(data, records)])
-        )
-        if args.output:
-            write_predictions(args.output, records)
-            print(f"predictions: {args.output}")
+    args = parse_args(argv)
+    if args.compare:
+        compare_files(args.compare, args.output)
+    else:
+        evaluate(args)
     return 0
 
 
-def prompt_config(trained: PromptConfig | None, default_template: str, end_token: bool | None) -> PromptConfig:
+def evaluate(args: argparse.Namespace) -> None:
+    """Score the questions, print what the predictions are worth, and write what was asked for."""
+    if args.report and args.report.exists():
+        raise InputError(f"{args.report}: exists already; name a new folder with --report")
+    precision = pick_precision(args.precision)
+    accelerator = start_accelerator(precision)
+    data = load(args, args.split)
+    model = ModelScorer(args.model, accelerator, precision, args.batch_size)
+    prompt = prompt_config(model, data.default_template, args.end_token)
+    scored = score(args, model, data, prompt, per_token=args.report is not None)
+    validation = None
+    if args.score == "all" and args.split == "validation":
+        validation = scored
+    elif args.score == "all" and has_validation(args.data):
+        validation = score(args, model, load(args, "validation"), prompt)
+    if not accelerator.is_main_process:
+        return
+    print("\n".join([f"model: {describe(args.model)}", *report_encoding(data, scored.encoded), ""]))
+    chosen, table = score_table(scored, validation) if args.score == "all" else (args.score, [])
+    records = scored.predictions(chosen)
+    summary = summarise(data, scored, records)
+    print("\n".join([*table, *([""] if table else []), *headline(summary)]))
+    if args.output:
+        write_outputs(args, scored, records)
+    if args.report:
+        write_report(
+            args.report,
+            title=f"{describe(args.model)} on {args.split}",
+            data=data,
+            scored=scored,
+            records=records,
+            summary=summary,
+            score_lines=table,
+            tokenizer=model.tokenizer,
+        )
+        print(f"report: {args.report / 'report.html'}")
+
+
+def load(args: argparse.Namespace, split: str) -> Dataset:
+    return load_split(args.data, split, limit=args.limit, strict=args.strict, candidates_file=args.candidates)
+
+
+def prompt_config(model: ModelScorer, default_template: str, end_token: bool | None) -> PromptConfig:
     """The prompt contract the model was trained with, or the default one for a base model; a flag changes the end."""
-    config = trained or PromptConfig(default_template)
+    config = model.prompt or PromptConfig(default_template)
+    if end_token and model.tokenizer.eos_token_id is None:
+        raise InputError("--end-token: the model was exported without an end-of-text token; leave the flag out")
     return config if end_token is None else replace(config, end_token=end_token)
+
+
+def score(
+    args: argparse.Namespace, model: ModelScorer, data: Dataset, prompt: PromptConfig, *, per_token: bool = False
+) -> Scored:
+    """What the asked score needs of the model; a base model has no reference, so `all` goes without the reward."""
+    return model.score(
+        encode_questions(data.questions, model.tokenizer, prompt),
+        prompt.template,
+        neutral=args.score in ("pmi", "all"),
+        reference=args.score == "reward" or (args.score == "all" and model.has_reference),
+        per_token=per_token,
+        description=data.source,
+    )
 
 
 def describe(source: str) -> str:
@@ -81,21 +157,26 @@ def describe(source: str) -> str:
     return f"{source} ({Path(source).resolve().name})" if source == "runs/latest" else source
 
 
-def report(data: Dataset, records: list[dict]) -> list[str]:
-    """Accuracy with its interval, the baselines beside it, and how labels and predictions are spread."""
-    total, correct = len(records), num_correct(records)
-    low, high = wilson_interval(correct, total)
-    lines = [f"accuracy ({records[0]['score']}): {correct / total:.2%} [{low:.2%}, {high:.2%}] {correct} of {total}"]
-    lines += [f"  {name:<13}{value:.1%}" for name, value in baselines(data.questions).items()]
-    lines += ["", "candidate   labels  predictions"]
-    lines += [f"{index:>9}  {labels:>7}  {chosen:>11}" for index, labels, chosen in histogram(records)]
-    return lines
+def write_outputs(args: argparse.Namespace, scored: Scored, records: list[dict]) -> None:
+    """The predictions; with --score all those of every score, in files named after it."""
+    files = {args.output: records}
+    if args.score == "all":
+        files = {args.output.with_suffix(f".{name}.jsonl"): scored.predictions(name) for name in scored.scores}
+    for path, rows in files.items():
+        write_predictions(path, rows)
+        print(f"predictions: {path}")
 
 
-def write_predictions(path: Path, records: list[dict]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+def compare_files(paths: list[Path], output: Path | None) -> None:
+    """Print how each file compares with the first; write the questions on which they differ."""
+    aligned, left_out = read_aligned(paths)
+    print("\n".join([*left_out, *comparison_report(paths, aligned)]))
+    if output:
+        first, *others = aligned
+        pairs = zip(paths[1:], others, strict=True)
+        rows = [{"b_file": str(path)} | row for path, other in pairs for row in differing(first, other)]
+        write_predictions(output, rows)
+        print(f"questions that differ: {output}")
 
 
 if __name__ == "__main__":

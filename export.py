@@ -48,6 +48,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quantize", choices=("none", "int8"), default="none", help="int8 weights, int8 products")
     parser.add_argument("--merged-dir", type=Path, help="also keep the merged Hugging Face model, in this new folder")
     parser.add_argument("--data", help="questions to check with, validation split (default: the run's, else casehold)")
+    parser.add_argument("--candidates", metavar="FILE", help="class names of that --data (default: the run's)")
     parser.add_argument("--limit", type=positive_int, default=32, help="only the first N questions")
     args = parser.parse_args(argv)
     if args.format == "causal-lm":
@@ -90,9 +91,10 @@ def main(argv: list[str] | None = None) -> int:
 def load_questions(args, loaded: LoadedModel) -> tuple[PromptConfig, list[EncodedQuestion]]:
     """The prompt contract (of training, else the default) and the questions to check with. Without --data they are
     those of the run: a run has a validation split."""
-    trained_on = loaded.training.get("settings", {}).get("data")
-    source = args.data or trained_on or ("demo" if args.model == "demo" else "casehold")
-    data = load_split(source, "validation", limit=args.limit)
+    trained = loaded.training.get("settings", {})
+    source = args.data or trained.get("data") or ("demo" if args.model == "demo" else "casehold")
+    candidates = args.candidates or (None if args.data else trained.get("candidates"))
+    data = load_split(source, "validation", limit=args.limit, candidates_file=candidates)
     prompt = loaded.prompt or PromptConfig(data.default_template)
     encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
     print("\n".join(report_encoding(data, encoded)))

@@ -34,7 +34,7 @@ from lib.cli import (
 )
 from lib.data import Dataset, load_split
 from lib.errors import InputError, run_script
-from lib.evaluation import num_correct, predictions
+from lib.evaluation import Scored, is_correct
 from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES, LossOptions
 from lib.models import DTYPES, add_adapter, load_model, pick_precision, weights_sha256
@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_data_flags(data) -> None:
     data.add_argument("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    data.add_argument("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     data.add_argument("--limit", type=positive_int, help="only the first N questions of each split")
     data.add_argument("--template", help="prompt template (default: {context}, {question} or {prompt}, by the data)")
     data.add_argument("--max-length", type=positive_int, default=512, help="tokens of prompt and longest candidate")
@@ -256,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
             logprobs = score_questions(
                 plain_scorer, encoded_validation, accelerator, batch_size=SCORING_BATCH_SIZE, description="validation"
             )
-            accuracy = num_correct(predictions(encoded_validation, logprobs, "sum")) / len(logprobs)
+            accuracy = is_correct(Scored(encoded_validation, logprobs).predictions("sum")).mean()
             bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {len(logprobs)}")
             if log:
                 log.write(step=step, epoch=epoch, validation_accuracy=accuracy)
@@ -272,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
     if accelerator.is_main_process:
         finish_run(folder, record, model, loaded.tokenizer, prompt)
         data = "" if settings.data == "casehold" else f" --data {settings.data}"
+        data += f" --candidates {settings.candidates}" if settings.candidates else ""
         print(f"{folder}: adapter, metrics.jsonl and curve.png")
         print(f"next: python eval_mc.py --split test --model {folder}{data}")
     accelerator.end_training()
@@ -281,7 +283,13 @@ def main(argv: list[str] | None = None) -> int:
 def load_data(settings: argparse.Namespace) -> tuple[Dataset, Dataset]:
     """The training and validation splits."""
     train, validation = (
-        load_split(settings.data, split, limit=settings.limit, strict=settings.strict)
+        load_split(
+            settings.data,
+            split,
+            limit=settings.limit,
+            strict=settings.strict,
+            candidates_file=settings.candidates,
+        )
         for split in ("train", "validation")
     )
     if train.sha256 == validation.sha256:

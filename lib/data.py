@@ -5,11 +5,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 from lib.errors import InputError
 from lib.forms import Candidates, Form, candidates, fail, recognise, text_fields
 from lib.hub import hub_error, require_hub
-from lib.readers import find_split, read_rows
+from lib.readers import find_split, has_own_split, read_classes, read_rows
 
 STRIP = " \t\n\v\f\r"  # the white space that prompts and endings are stripped of; nothing else of Unicode
 HUB_DATASET = "coastalcph/lex_glue"
@@ -41,7 +42,8 @@ class Dataset:
     """The questions of one split and where they come from.
 
     default_template: "{context}", "{question}" or "{prompt}". format: name of the form in lib.forms. source: the file,
-    or the hub's name. sha256: of the file's bytes, or of the hub's rows as JSON, all of the split whatever the limit.
+    or the hub's name. sha256: of the file's bytes (and the class names), or of the hub's rows as JSON, all of the split
+    whatever the limit.
     num_empty, num_equal: questions with an empty ending, and with two that are equal, once stripped of `STRIP`.
     """
 
@@ -54,11 +56,15 @@ class Dataset:
     num_equal: int
 
 
-def load_split(data: str, split: str, *, limit: int | None = None, strict: bool = False) -> Dataset:
+def load_split(
+    data: str, split: str, *, limit: int | None = None, strict: bool = False, candidates_file: str | None = None
+) -> Dataset:
     """Load the first `limit` questions of a split: "train", "validation" or "test".
 
     data: "casehold" (LexGLUE's case_hold, from the hub), "demo" (made on first use), a folder with a file for each
     split, or a single file that serves any split (.jsonl, .json or .csv). Its form is recognised by its columns.
+    candidates_file: class names, one a line, that are the candidates of every row of a classification file (its columns
+    `text` and `label`: a class name, or its place from 0).
 
     Raises InputError with file, line and field for any broken row among those questions; with `strict` also for
     empty and equal endings.
@@ -82,8 +88,11 @@ def load_split(data: str, split: str, *, limit: int | None = None, strict: bool 
     first = next(rows, None)
     if first is None:
         raise InputError(f"{source}: there are no questions in it")
-    form = recognise(*first)
-    questions = _questions(form, candidates(form, chain([first], rows), limit))
+    classes = read_classes(Path(candidates_file)) if candidates_file else ()
+    if classes:
+        sha256 = hashlib.sha256(json.dumps([sha256, classes]).encode()).hexdigest()
+    form = recognise(*first, classes=bool(classes))
+    questions = _questions(form, candidates(form, chain([first], rows), limit, classes))
     flaws = [_flaws(form, question, strict) for question in questions]
     return Dataset(
         questions,
@@ -94,6 +103,11 @@ def load_split(data: str, split: str, *, limit: int | None = None, strict: bool 
         num_empty=sum(empty for empty, _ in flaws),
         num_equal=sum(equal for _, equal in flaws),
     )
+
+
+def has_validation(data: str) -> bool:
+    """Whether `data` has validation questions that are not the test questions too."""
+    return data in ("casehold", "demo") or has_own_split(data, "validation")
 
 
 def _questions(form: Form, parsed: Iterable[Candidates]) -> list[Question]:

@@ -1,90 +1,79 @@
-"""From log-probs to choices: predictions, accuracy with its interval, and baselines that cost nothing."""
+"""From log-probs to choices: the five scores, and one prediction record a question.
 
-import math
-import re
-from collections import Counter
+sum     log-prob of the ending, all its tokens
+mean    the same a token
+bytes   the same a UTF-8 byte, which does not depend on the tokenizer
+pmi     less the ending's log-prob after the neutral prompt (Holtzman et al. 2021, domain-conditional PMI)
+reward  less the ending's log-prob under the reference: the log-ratio, which S-DPO trains
+"""
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from scipy.stats import binomtest
+import numpy as np
 
-from lib.data import STRIP, Question
 from lib.prompt import EncodedQuestion, num_bytes
 
-SCORES = ("sum", "mean", "bytes")
+SCORES = ("sum", "mean", "bytes", "pmi", "reward")
+
+Logprobs = list[list[float]]  # one list a question, one number a candidate: sums over its tokens
 
 
-def predictions(encoded: Sequence[EncodedQuestion], logprobs: Sequence[Sequence[float]], score: str) -> list[dict]:
-    """One record a question in the shared prediction format. `logprobs` are sums over tokens; `score` is one of
-    "sum", "mean" (a token) and "bytes" (a UTF-8 byte) and makes the choice."""
-    records = []
-    for item, values in zip(encoded, logprobs, strict=True):
-        tokens = [len(ids) for ids in item.ending_ids]
-        sizes = [num_bytes(ending) for ending in item.question.endings]
-        records.append(
-            {
+@dataclass(frozen=True)
+class Scored:
+    """What a model said of some questions. `neutral` (after the neutral prompt) and `reference` (under the reference)
+    are there where a score asks for them; `token_logprobs[b][k]` lists those of candidate k's tokens."""
+
+    encoded: Sequence[EncodedQuestion]
+    logprobs: Logprobs
+    neutral: Logprobs | None = None
+    reference: Logprobs | None = None
+    token_logprobs: list[list[list[float]]] | None = None
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The scores that can be computed."""
+        lacking = {"pmi": self.neutral is None, "reward": self.reference is None}
+        return tuple(score for score in SCORES if not lacking.get(score))
+
+    def predictions(self, score: str) -> list[dict]:
+        """One record a question in the shared prediction format, chosen by `score`. Log-probs that the score sets
+        them against stand beside the log-probs; no others do."""
+        against = {"pmi": ("neutral_logprobs", self.neutral), "reward": ("reference_logprobs", self.reference)}
+        name, others = against.get(score, (None, None))
+        records = []
+        for index, (item, values) in enumerate(zip(self.encoded, self.logprobs, strict=True)):
+            record = {
                 "id": item.question.id,
-                "prediction": choose(values, {"sum": [1] * len(values), "mean": tokens, "bytes": sizes}[score]),
+                "prediction": 0,
                 "label": item.question.label,
                 "score": score,
                 "logprobs": list(values),
-                "tokens": tokens,
-                "bytes": sizes,
+                **({name: list(others[index])} if name else {}),
+                "tokens": [len(ids) for ids in item.ending_ids],
+                "bytes": [num_bytes(ending) for ending in item.question.endings],
                 "truncated": item.truncated,
             }
-        )
-    return records
+            records.append(record | {"prediction": choose(score_values(record))})
+        return records
 
 
-def choose(logprobs: Sequence[float], lengths: Sequence[int]) -> int:
-    """Index of the largest log-prob a unit of length; the first wins a tie."""
-    scores = [value / length for value, length in zip(logprobs, lengths, strict=True)]
-    return max(range(len(scores)), key=scores.__getitem__)
+def score_values(record: dict) -> list[float]:
+    """What the record's candidates are compared by, one number each: its log-probs less those they are set against
+    (neutral or reference), over the unit that its score names."""
+    values = record["logprobs"]
+    for field in ("neutral_logprobs", "reference_logprobs"):
+        if field in record:
+            values = [value - other for value, other in zip(values, record[field], strict=True)]
+    unit = {"mean": "tokens", "bytes": "bytes"}.get(record["score"])
+    return [value / count for value, count in zip(values, record[unit], strict=True)] if unit else list(values)
 
 
-def num_correct(records: Sequence[dict]) -> int:
-    return sum(record["prediction"] == record["label"] for record in records)
+def choose(values: Sequence[float]) -> int:
+    """Index of the largest value; the first wins a tie."""
+    return max(range(len(values)), key=values.__getitem__)
 
 
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927)."""
-    interval = binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    return interval.low, interval.high
-
-
-def baselines(questions: Sequence[Question]) -> dict[str, float]:
-    """Accuracy of chance and of three choosers that read no model: the longest ending, the shortest, and the one with
-    the largest share of its words in the prompt's text. Lengths are in characters; the first wins a tie."""
-    choosers = {
-        "longest": lambda question, ending: len(ending),
-        "shortest": lambda question, ending: -len(ending),
-        "word overlap": lambda question, ending: _overlap(ending, prompt_words(question)),
-    }
-    scored = {"chance": math.fsum(1 / len(question.endings) for question in questions) / len(questions)}
-    for name, key in choosers.items():
-        hits = 0
-        for question in questions:
-            values = [key(question, ending.strip(STRIP)) for ending in question.endings]
-            hits += values.index(max(values)) == question.label
-        scored[name] = hits / len(questions)
-    return scored
-
-
-def prompt_words(question: Question) -> frozenset[str]:
-    """The distinct words of the question's text fields, without case."""
-    return frozenset(word for text in question.fields.values() for word in words(text))
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _overlap(ending: str, known: frozenset[str]) -> float:
-    found = words(ending)
-    return sum(word in known for word in found) / len(found) if found else 0.0
-
-
-def histogram(records: Sequence[dict]) -> list[tuple[int, int, int]]:
-    """(candidate index, labels there, predictions there) for every index that occurs in either."""
-    labels = Counter(record["label"] for record in records)
-    chosen = Counter(record["prediction"] for record in records)
-    return [(index, labels[index], chosen[index]) for index in range(max([*labels, *chosen]) + 1)]
+def is_correct(records: Sequence[dict]) -> np.ndarray:
+    """Whether each record's choice is its label, as booleans [N]."""
+    return np.array([record["prediction"] == record["label"] for record in records])

@@ -35,6 +35,8 @@ FORMS = (
     Form("graded", "prompt", "prompt", "responses", "scores"),
     Form("long", "prompt", "prompt", "response", "score"),
 )
+# Any classification file: the candidates are class names, the same for every row, from a file of their own.
+CLASSES = Form("classes", "context", "text", "--candidates", "label")
 
 
 @dataclass
@@ -51,8 +53,14 @@ class Candidates:
     label: int = 0
 
 
-def recognise(where: str, row: dict) -> Form:
-    """The form whose columns the row has. One column short, the error names it; else it lists what is recognised."""
+def recognise(where: str, row: dict, *, classes: bool = False) -> Form:
+    """The form whose columns the row has, or with `classes` that of a classification file. One column short, the error
+    names it; else it lists what is recognised."""
+    if classes:
+        for name in (CLASSES.prompt, CLASSES.reward):
+            if name not in row:
+                fail(where, name, "is missing; with --candidates a row has text and label")
+        return CLASSES
     missing = {form: [name for name in form.columns if name not in row] for form in FORMS}
     form = min(FORMS, key=lambda form: len(missing[form]))
     if len(missing[form]) > 1:
@@ -65,8 +73,11 @@ def recognise(where: str, row: dict) -> Form:
     return form
 
 
-def candidates(form: Form, rows: Iterable[tuple[str, dict]], limit: int | None) -> Iterator[Candidates]:
-    """The questions of `rows` (where, columns), the first `limit` of them; later ones are not looked at.
+def candidates(
+    form: Form, rows: Iterable[tuple[str, dict]], limit: int | None, classes: Sequence[str] = ()
+) -> Iterator[Candidates]:
+    """The questions of `rows` (where, columns), the first `limit` of them; later ones are not looked at. `classes` are
+    the candidates of the classes form.
 
     Raises InputError that names file, line and field for every broken row.
     """
@@ -74,14 +85,18 @@ def candidates(form: Form, rows: Iterable[tuple[str, dict]], limit: int | None) 
         yield from _grouped(form, rows, limit)
         return
     for where, row in islice(rows, limit):
-        endings = _holdings(where, row) if form.name == "casehold" else _strings(where, row, form.candidates)
+        if form is CLASSES:
+            endings = list(classes)
+        else:
+            endings = _holdings(where, row) if form.name == "casehold" else _strings(where, row, form.candidates)
         if len(endings) < 2:
             fail(where, form.candidates, f"{len(endings)} candidates; a question needs 2 or more")
         if form.name == "graded":
             rewards = _scores(where, row, form.reward, len(endings))
             label = rewards.index(max(rewards))
         else:
-            label = _label(where, row, form.reward, len(endings), letters=form.name == "mmlu")
+            names = {name: index for index, name in enumerate(classes)}
+            label = _label(where, row, form.reward, len(endings), letters=form.name == "mmlu", names=names)
             rewards = [float(index == label) for index in range(len(endings))]
         yield Candidates(where, row, endings, rewards, label)
 
@@ -135,15 +150,18 @@ def _strings(where: str, row: dict, field: str) -> list[str]:
     return list(values)
 
 
-def _label(where: str, row: dict, field: str, count: int, *, letters: bool) -> int:
+def _label(where: str, row: dict, field: str, count: int, *, letters: bool, names: dict[str, int]) -> int:
     value = label = _value(where, row, field)
     if isinstance(value, str):
-        if letters and len(value) == 1 and "A" <= value <= "Z":
+        if value.strip() in names:
+            label = names[value.strip()]
+        elif letters and len(value) == 1 and "A" <= value <= "Z":
             label = ord(value) - ord("A")
         elif _INTEGER.fullmatch(value):
             label = int(value)
     if not isinstance(label, int) or isinstance(label, bool):
-        fail(where, field, f"{_show(value)} is not an integer{' or a letter from A to Z' if letters else ''}")
+        other = " or a letter from A to Z" if letters else f" or one of the {count} class names" if names else ""
+        fail(where, field, f"{_show(value)} is not an integer{other}")
     if not 0 <= label < count:
         fail(where, field, f"{_show(value)} names none of the {count} candidates (0 to {count - 1})")
     return label

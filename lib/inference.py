@@ -32,8 +32,10 @@ def score_questions(
     *,
     batch_size: int,
     description: str,
-) -> list[list[float]]:
-    """Log-probs of every candidate of every question, in fp32: one list of K floats a question.
+    per_token: bool = False,
+) -> list[list]:
+    """Log-probs of every candidate of every question, in fp32: one list of K floats a question; with `per_token` one
+    list of K lists of floats, one a token.
 
     Questions of like length share a batch, so that padding costs little; batches are dealt out to the processes.
     Raises InputError that names the question whose log-prob is not finite.
@@ -41,7 +43,7 @@ def score_questions(
     by_length = sorted(range(len(encoded)), key=lambda index: (encoded[index].num_tokens, index))
     batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
     mine = batches[accelerator.process_index :: accelerator.num_processes]
-    scored: list[tuple[int, list[float]]] = []
+    scored: list[tuple[int, list]] = []
     was_training = scorer.training
     scorer.eval()
     with (
@@ -50,9 +52,11 @@ def score_questions(
     ):
         for indices in mine:
             questions = [encoded[index] for index in indices]
-            logprobs = scorer(pack(questions).to(accelerator.device)).float().cpu()
+            batch = pack(questions).to(accelerator.device)
+            logprobs = scorer(batch.by_token() if per_token else batch).float().cpu()
             for index, item, row in zip(indices, questions, logprobs, strict=True):
-                values = share_equal(row[: len(item.ending_ids)].tolist(), item.ending_ids)
+                own = _by_candidate(row, item) if per_token else row[: len(item.ending_ids)].tolist()
+                values = share_equal(own, item.ending_ids)
                 if not torch.isfinite(row).all():
                     raise InputError(
                         f"{item.question.source}: log-probs {values} are not finite; the weights are broken"
@@ -63,7 +67,12 @@ def score_questions(
     return [values for _, values in sorted(gather_object(scored))]
 
 
-def share_equal(values: Sequence[float], ending_ids: Sequence[list[int]]) -> list[float]:
+def _by_candidate(row: torch.Tensor, item: EncodedQuestion) -> list[list[float]]:
+    counts = [len(ids) for ids in item.ending_ids]
+    return [part.tolist() for part in row[: sum(counts)].split(counts)]
+
+
+def share_equal(values: Sequence, ending_ids: Sequence[list[int]]) -> list:
     """Equal endings take the value of the first of them: rounding depends on the place in the row, and ties must be
     true ties."""
     return [values[ending_ids.index(ids)] for ids in ending_ids]

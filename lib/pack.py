@@ -7,7 +7,7 @@ scored     row n predicts a0, b0 and c0; row a0 predicts a1; ...
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -35,6 +35,12 @@ class PackedBatch:
 
     def to(self, device) -> "PackedBatch":
         return PackedBatch(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def by_token(self) -> "PackedBatch":
+        """The same batch with every scored token a candidate of its own: its "candidates" are summed over one token
+        each, so that any scorer or exported graph gives the log-prob of every token [B, N]."""
+        numbers = torch.arange(self.cand_index.shape[1], device=self.cand_index.device).expand_as(self.cand_index)
+        return replace(self, cand_index=numbers.where(self.cand_index >= 0, PADDING))
 
     @property
     def num_candidates(self) -> int:

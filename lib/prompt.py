@@ -18,6 +18,7 @@ from lib.paths import atomic_file
 
 PROMPT_FILE = "prompt.json"
 MAIN_FIELDS = ("context", "question", "prompt")
+NEUTRAL_PROMPT = "Answer:"
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -93,6 +94,12 @@ def render(template: str, question: Question) -> tuple[str, str, str]:
     return prefix, body, suffix
 
 
+def neutral_prompt(template: str) -> str:
+    """What stands for the question where an ending is scored without one: the template with every field empty, or
+    `NEUTRAL_PROMPT` where that leaves nothing (the "domain premise" of Holtzman et al. 2021)."""
+    return _FIELD.sub("", template).rstrip(STRIP) or NEUTRAL_PROMPT
+
+
 def main_field(template: str) -> re.Match:
     """The first {context}, {question} or {prompt} of the template: the only text that may be cut."""
     for match in _FIELD.finditer(template):
@@ -118,9 +125,12 @@ def encode_questions(
     pieces = [render(config.template, question) for question in questions]
     prompts = encode(["".join(piece) for piece in pieces])
     encoded = []
+    encoded_endings: dict[tuple[str, ...], list[list[int]]] = {}  # class names are the same for every question
     for question, piece, prompt_ids in zip(questions, pieces, prompts, strict=True):
         endings = [ending_text(ending) for ending in question.endings]
-        bare_ids = encode(endings)
+        if question.endings not in encoded_endings:
+            encoded_endings[question.endings] = encode(endings)
+        bare_ids = encoded_endings[question.endings]
         ending_ids = [ids + end for ids in bare_ids]
         kept_ids, truncated = _cut(question, piece, prompt_ids, max(map(len, ending_ids)), config.max_length, encode)
         joint_differs = check_joint and any(

@@ -42,6 +42,12 @@ def find_split(data: str, split: str) -> Path:
     return found[0]
 
 
+def has_own_split(data: str, split: str) -> bool:
+    """Whether a split has a file to itself; a single file serves every split."""
+    names = [f"{name}{suffix}" for name in SPLIT_NAMES[split] for suffix in SUFFIXES]
+    return any((Path(data) / name).is_file() for name in names)
+
+
 def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
     """The rows of a .jsonl, .json (one object a line) or .csv file (with a header), read as they are asked for.
 
@@ -49,6 +55,25 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
     broken JSON, a lone surrogate, or a csv row that does not fit the header.
     """
     return _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The class names of a text file, one a line, white space around them stripped; blank lines are passed over.
+
+    Raises InputError that names the line for a name that stands twice, and where there are fewer than two.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; --candidates takes a text file with one class name a line")
+    lines: dict[str, int] = {}
+    for number, text in _lines(path):
+        name = text.strip()
+        if name in lines:
+            raise InputError(f"{path}:{number}: class name {name!r:.60} stands already in line {lines[name]}")
+        if name:
+            lines[name] = number
+    if len(lines) < 2:
+        raise InputError(f"{path}: {len(lines)} class names; a question needs 2 or more candidates")
+    return tuple(lines)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

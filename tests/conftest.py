@@ -120,6 +120,25 @@ def encode(tokenizer, tmp_path):
     return encode_rows
 
 
+@pytest.fixture(scope="session")
+def export(tmp_path_factory, data_folder):
+    """A model folder to an ONNX file."""
+    import export as export_script
+
+    def export_model(model: Path) -> Path:
+        path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+        flags = ["--model", model, "--output", path, "--data", data_folder, "--limit", "2"]
+        export_script.main([*map(str, flags)])
+        return path
+
+    return export_model
+
+
+@pytest.fixture(scope="session")
+def onnx_model(export, model_folder) -> Path:
+    return export(model_folder)
+
+
 def build_scorer(*flags: str) -> None:
     subprocess.run([ROOT / "tools" / "build_scorer.sh", *flags], check=True, stdout=subprocess.DEVNULL)
 

@@ -13,10 +13,9 @@ import pytest
 import torch
 from conftest import ROOT, SCORE, build_scorer, rows, tiny_model, write_jsonl
 
-import export as export_script
 from lib.data import load_split
 from lib.errors import InputError
-from lib.evaluation import choose, predictions
+from lib.evaluation import Scored, choose, score_values
 from lib.inference import share_equal
 from lib.pack import pack
 from lib.prompt import PromptConfig, encode_questions
@@ -52,21 +51,8 @@ def sanitized() -> Path:
 
 
 @pytest.fixture(scope="session")
-def export(tmp_path_factory, data_folder):
-    """A model folder to an ONNX file."""
-
-    def export_model(model: Path) -> Path:
-        path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-        flags = ["--model", model, "--output", path, "--data", data_folder, "--limit", "2"]
-        export_script.main([*map(str, flags)])
-        return path
-
-    return export_model
-
-
-@pytest.fixture(scope="session")
-def model(export, model_folder) -> Path:
-    return export(model_folder)
+def model(onnx_model) -> Path:
+    return onnx_model
 
 
 @pytest.fixture(scope="session")
@@ -121,13 +107,12 @@ def expected(folder: Path, tokenizer, path: Path, score: str = "sum", **config) 
     scorer = PackedScorer(type(tiny_model()).from_pretrained(folder).eval())
     with torch.no_grad():
         logprobs = [share_equal(scorer(pack([item]))[0].tolist(), item.ending_ids) for item in encoded]
-    return predictions(encoded, logprobs, score)
+    return Scored(encoded, logprobs).predictions(score)
 
 
 def margin(record: dict) -> float:
     """How far the choice lies before the next candidate."""
-    lengths = record["tokens"] if record["score"] == "mean" else [1] * len(record["tokens"])
-    ranked = sorted(value / length for value, length in zip(record["logprobs"], lengths, strict=True))
+    ranked = sorted(score_values(record))
     return ranked[-1] - ranked[-2]
 
 
@@ -316,9 +301,9 @@ def test_a_reference_makes_the_choice_by_log_ratio(model, reference, tokenizer, 
         assert list(answer)[4:6] == ["logprobs", "reference_logprobs"]
         assert answer["logprobs"] == pytest.approx(policy["logprobs"], abs=TOLERANCE)
         assert answer["reference_logprobs"] == pytest.approx(base["logprobs"], abs=TOLERANCE)
-        lengths = policy["tokens"] if score == "mean" else [1] * 5
-        by_policy.append(choose(policy["logprobs"], lengths))
-        by_ratio.append(choose([p - b for p, b in zip(policy["logprobs"], base["logprobs"], strict=True)], lengths))
+        policy["score"] = score
+        by_policy.append(choose(score_values(policy)))
+        by_ratio.append(choose(score_values(policy | {"reference_logprobs": base["logprobs"]})))
     assert [answer["prediction"] for answer in answers(result)] == by_ratio != by_policy
 
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 
 from lib import demo_data, demo_model
+from lib.baselines import baselines
 from lib.data import load_split
-from lib.evaluation import baselines
 
 
 @pytest.fixture(scope="module")
