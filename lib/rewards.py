@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lib.data import Question
-from lib.evaluation import words
+from lib.baselines import words
 
 REWARDS = ("data", "similarity")
 
