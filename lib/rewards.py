@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lib.data import Question
 from lib.baselines import words
+from lib.data import Question
 
 REWARDS = ("data", "similarity")
 
