@@ -92,7 +92,7 @@ class Sweep:
         self.children: set[subprocess.Popen] = set()
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         # The scripts inherit it: after a kill of this process alone, the lock is held until they have ended too.
-        self.lock = (folder / ".lock").open("w")
+        self.lock = (folder / ".lock").open("ab")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,31 +1,29 @@
 """What models write for a few test questions, next to the gold (section 6.3 of the S-DPO paper)."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import GenerationConfig
 
 from lib.data import STRIP, load_split
 from lib.inference import start_accelerator
-from lib.models import DTYPES, load_model, pick_precision, weights_sha256
-from lib.prompt import PromptConfig, encode_questions
-from lib.self_negatives import write_endings
+from lib.models import DTYPES, LoadedModel, load_model, pick_precision
+from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.self_negatives import ending_of, left_padded, stop_ids
 
 NUM_QUESTIONS = 5
-NUM_SAMPLES = 8
 
 
 def make_examples(models: Mapping[str, str], data: str) -> dict:
-    """For each of the first test questions, the ending that each of `models` (title to source) writes most often.
-
-    `NUM_SAMPLES` endings are sampled from a fixed seed at temperature 1; `count` says how many of them were the one
-    shown. What was written is kept by `lib.self_negatives` and not generated again.
-    """
+    """For each of the first test questions its gold, and the ending that each of `models` (title to source) writes."""
     dataset = load_split(data, "test", limit=NUM_QUESTIONS)
     precision = pick_precision("auto")
-    accelerator = start_accelerator(precision)
-    questions = [
+    device = start_accelerator(precision).device
+    main_field = dataset.default_template.strip("{}")
+    examples = [
         {
             "id": question.id,
-            "prompt": question.fields[dataset.default_template.strip("{}")],
+            "prompt": question.fields[main_field],
             "gold": question.endings[question.label].strip(STRIP),
             "written": {},
         }
@@ -35,11 +33,26 @@ def make_examples(models: Mapping[str, str], data: str) -> dict:
         loaded = load_model(source, DTYPES[precision], merge=True)
         prompt = loaded.prompt or PromptConfig(dataset.default_template)
         encoded = encode_questions(dataset.questions, loaded.tokenizer, prompt)
-        sha256 = weights_sha256(loaded.model)
-        written, _ = write_endings(
-            loaded, encoded, prompt, accelerator, count=NUM_SAMPLES, seed=0, weights_sha256=sha256
-        )
-        for question, endings in zip(questions, written, strict=True):
-            [(text, count)] = Counter(endings).most_common(1)
-            question["written"][title] = {"text": text, "count": count}
-    return {"models": dict(models), "samples": NUM_SAMPLES, "questions": questions}
+        for example, text in zip(examples, greedy_endings(loaded, encoded, device), strict=True):
+            example["written"][title] = text
+    return {"models": dict(models), "questions": examples}
+
+
+@torch.no_grad()
+def greedy_endings(loaded: LoadedModel, encoded: Sequence[EncodedQuestion], device) -> list[str]:
+    """The likeliest continuation, token by token, of each prompt: up to a new line or the end of the text, and no
+    longer than the longest given candidate."""
+    tokenizer, model = loaded.tokenizer, loaded.model.to(device)
+    longest = [max(map(len, item.ending_ids)) for item in encoded]
+    # The model's own settings (penalties, its length) would be mixed into those given to generate.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max(longest),
+        eos_token_id=stop_ids(tokenizer),
+        pad_token_id=tokenizer.eos_token_id,
+        use_cache=True,
+    )
+    ids, mask = left_padded([item.prompt_ids for item in encoded], tokenizer.eos_token_id)
+    output = model.generate(ids.to(device), attention_mask=mask.to(device))
+    rows = output[:, ids.shape[1] :].tolist()
+    return [ending_of(row[:length], tokenizer) for row, length in zip(rows, longest, strict=True)]

@@ -8,7 +8,7 @@ from lib.paths import atomic_file
 from lib.plots import running_mean
 from lib.sweep import UNTUNED
 
-DPI = 100
+DPI = 80
 PANELS_A_ROW = 5
 
 
@@ -120,7 +120,7 @@ def _curves(plt, report: dict, metrics: Mapping[str, Sequence[dict]]):
         right.set_ylim(0, 1.02)
         right.tick_params(labelsize=7, colors="C1")
         axis.tick_params(labelsize=7, colors="C0")
-        axis.set_title(f"{loss}, {num_neg} negatives" + ("" if beta is None else f", beta {beta}"), fontsize=9)
+        axis.set_title(f"{loss}, K = {num_neg}" + ("" if beta is None else f", beta {beta}"), fontsize=9)
         for name in names:
             steps = [line for line in metrics[name] if "loss" in line]
             window = max(1, len(steps) // 12)
@@ -130,6 +130,6 @@ def _curves(plt, report: dict, metrics: Mapping[str, Sequence[dict]]):
                     values = running_mean([line[key] for line in steps], window)
                     panel.plot([line["step"] for line in steps], values, color=color, linewidth=1, alpha=0.7)
     figure.supxlabel("step", fontsize=9)
-    title = "loss (left), reward or log-prob accuracy on the drawn candidates (right), running means"
+    title = "loss (left), reward or log-prob accuracy on the drawn candidates (right), running means; K negatives"
     figure.suptitle(title, fontsize=9)
     return figure

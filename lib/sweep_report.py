@@ -14,15 +14,15 @@ are means over the steps of an epoch, then over seeds. "{UNTUNED}" is the model 
 
 CURVES = """## Learning curves
 
-A panel for each cell of the grid, a line for each seed.
+A panel for each loss and number of negatives K, a line for each seed.
 
 ![learning curves](curves.png)"""
 
 
 def markdown(report: dict, figures: Sequence[str]) -> str:
     """The report as text; `figures` are the file names of those that were drawn."""
-    sections = [_heading(report), _negatives(report), _losses(report), _draws(report), _responses(figures), CURVES]
-    sections.append(_examples(report))
+    sections = [_heading(report), _negatives(report, figures), _losses(report), _draws(report)]
+    sections += [_responses(figures), CURVES, _examples(report)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -49,18 +49,18 @@ def _heading(report: dict) -> str:
     )
 
 
-def _negatives(report: dict) -> str:
+def _negatives(report: dict, figures: Sequence[str]) -> str:
     variants = [variant for variant in report["variants"] if variant["loss"] == "sdpo"]
     if not variants:
         return ""
-    return "\n\n".join(
-        [
-            "## Number of negatives (Table 3 and Figure 2 of the S-DPO paper)",
-            "K negatives begin at a loss of ln(K + 1), so losses of different K do not compare; accuracies do.",
-            _variants_table(report, sorted(variants, key=lambda variant: variant["num_neg"])),
-            "![loss and accuracy over the number of negatives](negatives.png)",
-        ]
-    )
+    parts = [
+        "## Number of negatives (Table 3 and Figure 2 of the S-DPO paper)",
+        "K negatives begin at a loss of ln(K + 1), so losses of different K do not compare; accuracies do.",
+        _variants_table(report, sorted(variants, key=lambda variant: variant["num_neg"])),
+    ]
+    if "negatives.png" in figures:
+        parts.append("![loss and accuracy over the number of negatives](negatives.png)")
+    return "\n\n".join(parts)
 
 
 def _losses(report: dict) -> str:
@@ -73,7 +73,8 @@ def _losses(report: dict) -> str:
     text = (
         f"The same questions, epochs, batches and learning rate, and {most} negatives a question; but `dpo` draws one "
         "and `sft` none. Each loss has a scale of its own, so only its fall says something. The last column is the "
-        "mean log-prob of the right ending, in nats: a preference loss may lift it above the others and still lower it."
+        "mean log-prob of the right ending, in nats: a preference loss may lift it above the others and still lower "
+        "it. Where one ending is right and all others are equally wrong, `dpo-pairs` and `dpo-best` are one loss."
     )
     return "\n\n".join(["## Losses at equal budget", text, _variants_table(report, variants)])
 
@@ -128,16 +129,14 @@ def _examples(report: dict) -> str:
     examples = report.get("examples")
     if not examples:
         return ""
-    number = examples["samples"]
     parts = [
         "## What they write (section 6.3 of the S-DPO paper)",
-        f"The ending written most often among {number} samples at temperature 1, and how many of the {number} it was. "
-        "Training here ranks given endings; nothing teaches a model to write them.",
+        "Greedy, the likeliest token each time. Training ranks given endings; nothing teaches a model to write them.",
     ]
     for question in examples["questions"]:
-        rows = [["gold", _cell(question["gold"]), ""]]
-        rows += [[title, _cell(one["text"]), str(one["count"])] for title, one in question["written"].items()]
-        parts += [f"`{question['id']}` {_cell(question['prompt'])}", table(["", "ending", f"of {number}"], rows)]
+        rows = [["gold", _cell(question["gold"])]]
+        rows += [[title, _cell(text)] for title, text in question["written"].items()]
+        parts += [f"`{question['id']}` {_cell(question['prompt'])}", table(["", "ending"], rows)]
     return "\n\n".join(parts)
 
 
