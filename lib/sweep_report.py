@@ -108,7 +108,8 @@ def _draws(report: dict) -> str:
         rows.append([*_names(variant), *accuracies, f"{test['accuracy']:.1%}", variance])
     text = (
         "Test accuracy of each seed, that is, of each random draw of responses. `dpo` sees one negative a question and "
-        "epoch, `swepo` as many as stated. Variance is the sample variance, in points squared."
+        "epoch, `swepo` as many as stated; where that is all there are, the seed draws no responses, only the rest of "
+        "what it sets. Variance is the sample variance, in points squared."
     )
     if len(seeds) < 3:
         text += f" The table asks for three draws; this sweep has {len(seeds)}."
