@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-all lint scorer clean
+.PHONY: help setup demo sweep-demo test test-all lint scorer clean
 
 help:           ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -16,6 +16,10 @@ $(READY): requirements.txt tools/setup.sh
 
 demo: $(READY)  ## train, evaluate, export and score without a network (minutes)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo.sh
+
+sweep-demo: $(READY) ## the papers' tables and figures on the demo, into runs/sweep-demo
+	$(BIN)/python tools/sweep.py --model demo --data demo --limit 320 --batch-size 16 --learning-rate 3e-3 --jobs 2 \
+		--output runs/sweep-demo $(GRID)
 
 test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -q

@@ -25,7 +25,7 @@ def plot_run(metrics: Sequence[dict], path: Path) -> None:
         values = [line[key] for line in steps]
         axis.plot(x, values, alpha=0.25, color="C0")
         label = f"{key.replace('_', ' ')}, mean of {window} steps"
-        axis.plot(x, _running_mean(values, window), color="C0", label=label)
+        axis.plot(x, running_mean(values, window), color="C0", label=label)
     if validation:
         bottom.plot(
             [line["step"] for line in validation],
@@ -45,7 +45,8 @@ def plot_run(metrics: Sequence[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def _running_mean(values: Sequence[float], window: int) -> list[float]:
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and the up to `window` - 1 before it."""
     means, total = [], 0.0
     for index, value in enumerate(values):
         total += value - (values[index - window] if index >= window else 0.0)

@@ -1,0 +1,204 @@
+"""A grid of runs, each trained and evaluated by the project's own scripts in processes of their own.
+
+In the sweep's folder: `sweep.json` (what all runs share), `runs/NAME` with the predictions beside the adapter, and
+`logs/NAME.log` (what the scripts said). Whatever is whole there is not made again; a run that was cut short goes on
+from its checkpoint.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lib.cli import flag
+from lib.errors import InputError
+from lib.losses import LOSSES
+from lib.paths import ROOT, atomic_file
+from lib.runs import RUN_FILE, read_run
+
+SPLITS = ("validation", "test")
+UNTUNED = "untuned"
+SWEEP_FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a grid. num_neg: negatives drawn a question and epoch; beta is None where the loss reads none."""
+
+    loss: str
+    num_neg: int
+    beta: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        beta = "" if self.beta is None else f"-beta{self.beta}"
+        return f"{self.loss}-neg{self.num_neg}{beta}-seed{self.seed}"
+
+    @property
+    def flags(self) -> list[str]:
+        flags = ["--loss", self.loss, "--seed", str(self.seed)]
+        if LOSSES[self.loss].num_negatives is None:
+            flags += ["--num-neg", str(self.num_neg)]
+        return flags if self.beta is None else [*flags, "--beta", str(self.beta)]
+
+
+def make_grid(
+    losses: Sequence[str], every_num_neg: Sequence[str], nums_neg: Sequence[int], betas: Sequence[float], seeds
+) -> list[Run]:
+    """The runs of a grid, seed by seed, so that a sweep cut short has seen every cell with the first ones.
+
+    The losses among `every_num_neg` are run with each number of negatives, the others with the largest alone, at the
+    budget that all of them share. A loss that fixes the number, or reads no beta, is run once for all of them.
+    """
+    runs = []
+    for seed in seeds:
+        for loss in losses:
+            objective = LOSSES[loss]
+            numbers = nums_neg if loss in every_num_neg else [max(nums_neg)]
+            if objective.num_negatives is not None:
+                numbers = [objective.num_negatives]
+            for beta in betas if objective.reference else [None]:
+                runs += [Run(loss, number, beta, seed) for number in numbers]
+    return list(dict.fromkeys(runs))
+
+
+def shared_flags(settings: Mapping) -> list[str]:
+    return [text for name, value in settings.items() if value is not None for text in (flag(name), str(value))]
+
+
+class Sweep:
+    """The folder of a sweep, and the scripts that work in it now."""
+
+    def __init__(self, folder: Path, settings: Mapping, num_threads: int | None):
+        """settings: flags of train_sdpo.py that all runs share, by name; None leaves its default. num_threads: of each
+        process on the CPU, None for the libraries' choice.
+
+        Raises InputError where the folder was begun with other settings.
+        """
+        self.folder, self.settings = folder, dict(settings)
+        self.environment = os.environ | ({} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)})
+        self.guard, self.stopping = threading.Lock(), False
+        self.children: set[subprocess.Popen] = set()
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        # The scripts inherit it: after a kill of this process alone, the lock is held until they have ended too.
+        self.lock = (folder / ".lock").open("ab")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: a process of another sweep, or of one that was killed, still works here; waiting for it")
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self._compare_settings()
+
+    def _compare_settings(self) -> None:
+        path = self.folder / SWEEP_FILE
+        if not path.exists():
+            with atomic_file(path) as temporary:
+                temporary.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: broken ({error}); choose another --output") from None
+        for name, value in self.settings.items():
+            begun = saved.get(name)
+            if begun != value:
+                raise InputError(f"{path}: begun with {flag(name)} {begun}, not {value}; choose another --output")
+
+    def run_folder(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def predictions(self, name: str, split: str) -> Path:
+        return self.run_folder(name) / f"predictions.{split}.jsonl"
+
+    def is_done(self, run: Run) -> bool:
+        return self._is_trained(run) and all(self.predictions(run.name, split).exists() for split in SPLITS)
+
+    def _is_trained(self, run: Run) -> bool:
+        folder = self.run_folder(run.name)
+        return (folder / RUN_FILE).exists() and read_run(folder)["finished"]
+
+    def perform(self, runs: Sequence[Run], jobs: int) -> None:
+        """Make what is missing of the untuned model and of `runs`, `jobs` at a time.
+
+        One run that fails does not stop the others; raises InputError in the end. An interrupt reaches every script
+        once and waits until they have saved.
+        """
+        todo = [run for run in runs if not self.is_done(run)]
+        failures = []
+        with tqdm(total=len(runs), initial=len(runs) - len(todo), desc="sweep", unit="run", smoothing=0) as bar:
+            pool = ThreadPoolExecutor(jobs)
+            try:
+                # Alone and first: it finds out whether model and data can be read, and makes what all others share.
+                pool.submit(self._evaluate, UNTUNED, self.settings["model"]).result()
+                futures = [pool.submit(self._make, run) for run in todo]
+                for future in as_completed(futures):
+                    if error := future.exception():
+                        if not isinstance(error, InputError):
+                            raise error
+                        failures.append(str(error))
+                        bar.write(str(error))
+                    bar.update()
+            except BaseException:
+                self._stop()
+                raise
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        if failures:
+            raise InputError(f"{len(failures)} of {len(runs)} runs failed; {failures[0]}")
+
+    def _make(self, run: Run) -> None:
+        folder = self.run_folder(run.name)
+        if not self._is_trained(run):
+            resume = ["--resume"] if (folder / RUN_FILE).exists() else []
+            if not resume:
+                shutil.rmtree(folder, ignore_errors=True)  # killed before there was anything to go on with
+            flags = [*run.flags, *shared_flags(self.settings), "--output", str(folder), *resume]
+            self._script(run.name, "train_sdpo.py", *flags)
+        self._evaluate(run.name, str(folder))
+
+    def _evaluate(self, name: str, model: str) -> None:
+        shared = shared_flags({key: self.settings[key] for key in ("data", "limit")})
+        for split in SPLITS:
+            path = self.predictions(name, split)
+            if not path.exists():
+                flags = ["--split", split, "--model", model, *shared, "--output", str(path)]
+                self._script(name, "eval_mc.py", *flags)
+
+    def _script(self, name: str, script: str, *flags: str) -> None:
+        log = self.folder / "logs" / f"{name}.log"
+        with log.open("ab") as output:
+            with self.guard:
+                if self.stopping:
+                    raise InputError(f"{name}: stopped")
+                child = subprocess.Popen(
+                    [sys.executable, str(ROOT / script), *flags],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    process_group=0,  # Ctrl-C comes from us alone: a second one would keep the run from saving
+                    pass_fds=[self.lock.fileno()],
+                )
+                self.children.add(child)
+            code = child.wait()
+            with self.guard:
+                self.children.remove(child)
+        if code:
+            said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            raise InputError(f"{name}: {script} ended with {code} ({said[-1] if said else 'silently'}); see {log}")
+
+    def _stop(self) -> None:
+        with self.guard:
+            self.stopping = True
+            for child in self.children:
+                child.send_signal(signal.SIGINT)

@@ -1,0 +1,99 @@
+"""Run a grid of losses, numbers of negatives, betas and seeds, and write the papers' tables and figures.
+
+python tools/sweep.py --output runs/sweep                        the whole grid: Qwen2.5-0.5B on CaseHOLD from the hub
+python tools/sweep.py --model demo --data demo --limit 320 --batch-size 16 --learning-rate 3e-3 --jobs 2
+python tools/sweep.py --loss sdpo --num-neg 1 2 4 --beta 0.05 0.1 --seed 0
+
+Stopped or killed at any moment, the same command goes on; finished runs are not made again. In --output: report.md,
+report.json, figures, and the runs with their predictions and logs.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib.cli import HelpFormatter, positive_float, positive_int
+from lib.errors import run_script
+from lib.losses import LOSSES
+from lib.paths import atomic_file
+from lib.runs import read_metrics
+from lib.sweep import UNTUNED, Run, Sweep, make_grid
+from lib.sweep_figures import draw_figures
+from lib.sweep_report import markdown
+from lib.sweep_results import collect
+
+SHARED = ("model", "data", "epochs", "batch_size", "learning_rate", "limit")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    grid = parser.add_argument_group("grid").add_argument
+    grid("--loss", choices=list(LOSSES), nargs="+", default=list(LOSSES), help="objectives")
+    grid("--num-neg", type=positive_int, nargs="+", default=[1, 2, 3, 4], metavar="K", help="numbers of negatives")
+    every = "losses to run with every --num-neg; the others take the largest alone"
+    grid("--every-num-neg", choices=list(LOSSES), nargs="*", default=["sdpo", "swepo"], metavar="LOSS", help=every)
+    grid("--beta", type=positive_float, nargs="+", default=[0.1], help="scales of the implicit reward")
+    grid("--seed", type=int, nargs="+", default=[0, 1, 2], help="three random draws, as the papers' tables have them")
+
+    shared = parser.add_argument_group("every run (what is not given is train_sdpo.py's default)").add_argument
+    shared("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
+    shared("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    shared("--limit", type=positive_int, help="only the first N questions of each split")
+    shared("--epochs", type=positive_int, help="passes over the questions")
+    shared("--batch-size", type=positive_int, help="questions at once")
+    shared("--learning-rate", type=positive_float, help="of AdamW, at its highest")
+
+    sweep = parser.add_argument_group("sweep").add_argument
+    sweep("--output", type=Path, default=Path("runs/sweep"), help="folder of the sweep, to go on with where it exists")
+    jobs = "runs at a time; they share the CPU's cores, and on a GPU its memory"
+    sweep("--jobs", type=positive_int, default=1, help=jobs)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed)
+    # More threads than cores would make each run slower than alone.
+    num_threads = None if args.jobs == 1 else max(1, (os.cpu_count() or 1) // args.jobs)
+    sweep = Sweep(args.output, {name: getattr(args, name) for name in SHARED}, num_threads)
+    try:
+        sweep.perform(runs, args.jobs)
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on where {args.output} stands", file=sys.stderr)
+        raise
+    write_report(sweep, runs)
+    print(f"{args.output / 'report.md'}: {len(runs)} runs")
+    return 0
+
+
+def write_report(sweep: Sweep, runs: list[Run]) -> None:
+    """report.json, the figures, and report.md last, each of them whole."""
+    report = collect(sweep, runs)
+    if models := example_models(sweep, runs):
+        from lib.sweep_examples import make_examples
+
+        report["examples"] = make_examples(models, sweep.settings["data"])
+    figures = draw_figures(report, {run.name: read_metrics(sweep.run_folder(run.name)) for run in runs}, sweep.folder)
+    for name, text in (
+        ("report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"),
+        ("report.md", markdown(report, figures)),
+    ):
+        with atomic_file(sweep.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def example_models(sweep: Sweep, runs: list[Run]) -> dict[str, str]:
+    """The untuned model, and S-DPO with the fewest and the most negatives of the grid (first beta, first seed)."""
+    sdpo = sorted((run for run in runs if run.loss == "sdpo"), key=lambda run: run.num_neg)
+    if not sdpo:
+        return {}
+    most = next(run for run in sdpo if run.num_neg == sdpo[-1].num_neg)
+    chosen = {f"K = {run.num_neg}": str(sweep.run_folder(run.name)) for run in (sdpo[0], most)}
+    return {UNTUNED: sweep.settings["model"]} | chosen
+
+
+if __name__ == "__main__":
+    run_script(main)
