@@ -7,9 +7,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from lib.baselines import baselines
 from lib.data import Dataset, load_split
 from lib.errors import InputError
-from lib.evaluation import baselines, num_correct, wilson_interval
+from lib.evaluation import is_correct
+from lib.metrics import wilson_interval
 from lib.runs import read_metrics, read_run
 from lib.sweep import SPLITS, UNTUNED, Run, Sweep
 
@@ -56,7 +58,7 @@ def _evaluation(sweep: Sweep, name: str, split: str, data: Dataset) -> dict:
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if [record["id"] for record in records] != [question.id for question in data.questions]:
         raise InputError(f"{path}: not the questions of {data.source}; start a new sweep")
-    correct, total = num_correct(records), len(records)
+    correct, total = int(is_correct(records).sum()), len(records)
     return {
         "correct": correct,
         "total": total,
