@@ -181,6 +181,7 @@ folder.mkdir()
 time.sleep(60)
 """
     sweep, runs = stand_in(train)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # training in this process would have taken it over
 
     def wait_and_interrupt():
         while not all(sweep.run_folder(run.name).exists() for run in runs):
