@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 CASEHOLD = Path(os.environ.get("CASEHOLD_DIR", ROOT.parent / "shared" / "casehold"))
 SCORE = ROOT / "cpp_scorer" / "score"
 QWEN2_TOKENIZER = ROOT.parent / "shared" / "qwen2_tokenizer"
-from lib.demo_model import train_tokenizer  # noqa: E402
+from lib.pretraining import train_tokenizer  # noqa: E402
 
 VOCAB_SIZE = 400
 SUBJECTS = ("the tenant", "the carrier", "a minor", "the surety", "an agent", "the insurer", "a trustee", "the buyer")
