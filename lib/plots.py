@@ -45,6 +45,28 @@ def plot_run(metrics: Sequence[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_pretraining(metrics: Sequence[dict], path: Path) -> None:
+    """Loss of the steps and of the held-out rows of `metrics.jsonl`, in nats a token, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = [line for line in metrics if "loss" in line]
+    held_out = [line for line in metrics if "held_out_loss" in line]
+    figure, axis = plt.subplots(figsize=(7, 4))
+    axis.plot([line["step"] for line in steps], [line["loss"] for line in steps], alpha=0.5, label="training")
+    axis.plot([line["step"] for line in held_out], [line["held_out_loss"] for line in held_out], "o-", label="held out")
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss, nats a token")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+
+
 def running_mean(values: Sequence[float], window: int) -> list[float]:
     """The mean of each value and the up to `window` - 1 before it."""
     means, total = [], 0.0

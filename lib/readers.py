@@ -4,15 +4,20 @@ A row is (line, columns): the physical line it starts on, from 1, and its values
 """
 
 import csv
+import gzip
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from lib.errors import InputError
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 SUFFIXES = (".jsonl", ".json", ".csv")
+COMPRESSED = {".xz": lzma.open, ".gz": gzip.open}
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -49,7 +54,8 @@ def has_own_split(data: str, split: str) -> bool:
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """The rows of a .jsonl, .json (one object a line) or .csv file (with a header), read as they are asked for.
+    """The rows of a .jsonl, .json (one object a line; also compressed as .xz or .gz) or .csv file (with a header), read
+    as they are asked for.
 
     Blank lines are passed over. csv values are strings. Raises InputError that names the line for what is not UTF-8,
     broken JSON, a lone surrogate, or a csv row that does not fit the header.
@@ -76,10 +82,19 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def read_text(path: Path) -> str:
+    """The whole of a text file, as UTF-8; raises InputError that names the line for what is not."""
+    return "".join(text for _, text in _lines(path))
+
+
+def _open(path: Path) -> IO[bytes]:
+    return COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     # Bytes are split at \n alone: str.splitlines would also break at U+2028 and others that JSON strings may hold.
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             for number, line in enumerate(file, 1):
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -87,8 +102,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     raise InputError(
                         f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8"
                     ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:  # the last three: cut short, or damaged
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict]]:

@@ -3,6 +3,7 @@ wrong position or a leaking branch shows in every log-prob."""
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 CASEHOLD = Path(os.environ.get("CASEHOLD_DIR", ROOT.parent / "shared" / "casehold"))
 SCORE = ROOT / "cpp_scorer" / "score"
 QWEN2_TOKENIZER = ROOT.parent / "shared" / "qwen2_tokenizer"
-from lib.demo_model import train_tokenizer  # noqa: E402
+from lib.pretraining import train_tokenizer  # noqa: E402
 
 VOCAB_SIZE = 400
 SUBJECTS = ("the tenant", "the carrier", "a minor", "the surety", "an agent", "the insurer", "a trustee", "the buyer")
@@ -50,6 +51,21 @@ def rows(count: int, num_candidates: int = 5, start: int = 0) -> list[dict]:
         subject, verb = SUBJECTS[(number + label) % 8], VERBS[(number // 8 + label) % 6]
         context = f"In case {number} we ask whether {subject} {verb} it. See Doe v. Roe, {number} U.S. 1 (<HOLDING>)."
         made.append({"id": f"q{number}", "context": context, "endings": texts, "label": label})
+    return made
+
+
+def opinions(count: int) -> list[dict]:
+    """Made-up opinions of three citations each, whose holdings and words all differ."""
+    generator = random.Random(0)
+    made = []
+    for number in range(count):
+        text = ""
+        for part in range(3):
+            subject, verb, matter = generator.choice(SUBJECTS), generator.choice(VERBS), generator.choice(OBJECTS)
+            said = " ".join("".join(generator.choices("abcdefgh", k=6)) for _ in range(60))
+            text += f"{said} See Doe v. Roe, {number + 1} F.3d {part + 1} (1993) (holding in matter "
+            text += f"{generator.randint(1000, 9999)} that {subject} {verb} {matter}). We go on from there.\n"
+        made.append({"text": text})
     return made
 
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, opinions, write_jsonl
 
 from lib.data import load_split
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SCRIPTS = ("train_sdpo.py", "eval_mc.py", "export.py", "tools/sweep.py")
+SCRIPTS = ("train_sdpo.py", "eval_mc.py", "export.py", *sorted((ROOT / "tools").glob("*.py")))
 OTHERS_FLAGS = {"--nproc_per_node"}  # torchrun's
 # These need a model hub. Without one they end within seconds, with one line that says what to do instead.
 NEED_A_HUB = {
@@ -65,6 +65,7 @@ def test_every_command_runs(tmp_path):
     questions = load_split("demo", "test", limit=3)
     stdin = "".join(Path(questions.source).read_text(encoding="utf-8").splitlines(keepends=True)[:3])
     (clone / "questions.jsonl").write_text(stdin, encoding="utf-8")
+    write_jsonl(clone / "opinions" / "opinions.jsonl", opinions(30))
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     for command in commands():
         if command in RUN_THIS | TESTED_ELSEWHERE:

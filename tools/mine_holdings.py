@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""Make training questions of opinions: each holding they state of a case they cite, masked, among four others.
+
+python tools/mine_holdings.py opinions/ --output data/mined            a folder of .jsonl and .txt files, also .xz, .gz
+python tools/mine_holdings.py opinions.jsonl.xz --output data/mined --exclude DIR     keep test questions out
+
+Writes train.jsonl, validation.jsonl and test.jsonl, split by opinion, for --data, and report.md, with samples to read.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib.cli import HelpFormatter, positive_int, share
+from lib.corpus import load_corpus, parallel
+from lib.data import load_split
+from lib.distractors import Mined, questions, split_by_opinion
+from lib.errors import InputError, run_script
+from lib.mining import holdings_and_problems
+from lib.mining_report import write_report
+from lib.paths import atomic_dir
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser.add_argument("opinions", type=Path, nargs="+", help='.jsonl (field "text"), .txt, also .xz or .gz; folders')
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR_OR_FILE",
+        help="leave out opinions that share 13 consecutive words with these questions (a folder's validation and test)",
+    )
+    parser.add_argument("--validation-share", type=share, default=0.1, help="of the questions")
+    parser.add_argument("--test-share", type=share, default=0.1, help="of the questions")
+    parser.add_argument("--seed", type=int, default=0, help="of splits and places")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes; they change no result")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    shares = {"train": 1 - args.validation_share - args.test_share}
+    shares |= {"validation": args.validation_share, "test": args.test_share}
+    if shares["train"] <= 0:
+        parser.error("--validation-share and --test-share leave nothing to train on")
+    if args.output.exists():
+        raise InputError(f"{args.output}: exists already; choose another --output")
+
+    corpus = load_corpus(args.opinions, args.exclude, args.workers)
+    mined, dropped, met = [], Counter(), set()
+    texts = [opinion.text for opinion in corpus.opinions]
+    for number, found in enumerate(parallel(holdings_and_problems, texts, args.workers, "mining")):
+        holdings, problems = found
+        dropped.update(problems)
+        for holding in holdings:
+            _, said = holding.text.split(" ", 1)
+            if said in met:
+                dropped["the same holding was met before"] += 1
+                continue
+            met.add(said)
+            mined.append(Mined(holding, number, corpus.opinions[number].source))
+    if not mined:
+        raise InputError(
+            f"{args.opinions[0]}: holds no usable holding, as in 1 F.3d 2 (1st Cir. 1993) (holding that ...)"
+        )
+
+    with atomic_dir(args.output) as folder:
+        splits = {}
+        for split, members in split_by_opinion(mined, shares, args.seed).items():
+            rows = list(questions(split, members, args.seed))
+            dropped["the split holds too few others to choose from"] += len(members) - len(rows)
+            if rows:
+                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+                splits[split] = load_split(str(folder), split)
+        if "train" not in splits:
+            raise InputError(f"{args.opinions[0]}: {len(mined)} holdings are too few to make questions; add opinions")
+        (folder / "report.md").write_text(write_report(corpus, +dropped, splits, args.seed), encoding="utf-8")
+    made = ", ".join(f"{split} {len(data.questions):,}" for split, data in splits.items())
+    print(f"opinions: {corpus.num_read:,} read, {corpus.num_excluded:,} left out for words of questions to exclude")
+    print(f"questions: {made}; {dropped.total():,} parentheticals dropped")
+    print(f"{args.output}: report.md says why, with questions to read")
+    print(f"next: python train_sdpo.py --num-neg 4 --data {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

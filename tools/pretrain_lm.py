@@ -1,0 +1,278 @@
+#!/usr/bin/env python
+"""Pretrain a small language model and its tokenizer on your own text: a folder for --model.
+
+python tools/pretrain_lm.py --text opinions/ --params 15m --minutes 30 --output models/law
+python tools/pretrain_lm.py --text opinions/ --questions DIR --exclude DIR --params 5m --epochs 1 --output models/law
+python tools/pretrain_lm.py --resume --output models/law
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib.cli import HelpFormatter, positive_float, positive_int
+from lib.corpus import load_corpus
+from lib.errors import InputError, run_script
+from lib.models import load_tokenizer, pick_precision
+from lib.negatives import epoch_order
+from lib.opinions import PAGE_BREAK
+from lib.paths import atomic_dir
+from lib.plots import plot_pretraining
+from lib.pretraining import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
+from lib.pretraining_data import Rows, prepare, question_texts
+from lib.runs import RUN_FILE, MetricsLog, library_versions, peak_memory_gb, read_metrics, read_run, write_run
+from lib.throughput import flops_per_token, peak_flops, seconds_per_step
+from lib.training import catch_interrupt
+
+WORK_FOLDER = "pretraining"  # below the model's: what a run resumes from, and its record
+CHECKPOINT = "checkpoint.safetensors"
+ROWS_AT_ONCE = 8  # of a step, on the device together
+WEIGHT_DECAY = 0.1
+NUM_EVALUATIONS = 10
+MIN_VOCAB = 300
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    text = parser.add_argument_group("text")
+    text.add_argument("--text", type=Path, nargs="+", default=[], help=".jsonl or .txt, also .xz or .gz; folders")
+    text.add_argument(
+        "--questions",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="questions (of a folder: train): their passages, the right ending in the place of <HOLDING>",
+    )
+    text.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR_OR_FILE",
+        help="leave out texts that share 13 consecutive words with these questions (a folder's validation and test)",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument("--params", choices=SIZES, default="15m", help="size, in weights")
+    model.add_argument("--vocab", type=positive_int, default=8192, help="tokens of the vocabulary")
+    training = parser.add_argument_group("training")
+    length = training.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=positive_float, help="of training steps, by the speed measured at the start")
+    length.add_argument("--epochs", type=positive_int, help="passes over the text")
+    training.add_argument("--row-length", type=positive_int, default=512, help="tokens of a row")
+    training.add_argument("--batch-size", type=positive_int, default=16, help="rows a step")
+    training.add_argument("--learning-rate", type=positive_float, help="of AdamW, at its highest (default: by size)")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order and what is held out")
+    training.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU; the faster on a CPU"
+    )
+    training.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile: faster steps after a minute of waiting (default: on a GPU)",
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--output", type=Path, required=True, help="folder of the model")
+    run.add_argument("--resume", action="store_true", help="go on with --output")
+    run.add_argument("--save-every", type=positive_int, default=100, help="steps between checkpoints")
+    run.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes that clean the text")
+    return parser
+
+
+def read_settings(argv: list[str] | None) -> argparse.Namespace:
+    """The flags; with --resume those the run was started with, and no others may be given."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.resume:
+        unset = object()
+        given = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset))))
+        extra = [name for name, value in given.items() if value is not unset and name not in ("resume", "output")]
+        if extra:
+            parser.error(f"--resume takes --output alone, not --{extra[0].replace('_', '-')}: the run has its settings")
+        return args
+    if not args.text and not args.questions:
+        parser.error("give --text or --questions, or --resume")
+    if not args.minutes and not args.epochs:
+        parser.error("give --minutes or --epochs")
+    if args.vocab < MIN_VOCAB:
+        parser.error(f"--vocab is at least {MIN_VOCAB}: the 256 bytes, the end-of-text token and some pairs")
+    if args.row_length > MAX_POSITIONS:
+        parser.error(f"--row-length is at most {MAX_POSITIONS}")
+    args.learning_rate = args.learning_rate or LEARNING_RATES[args.params]
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = read_settings(argv)
+    work = args.output / WORK_FOLDER
+    if not args.resume:
+        start(args, work)
+    elif not (work / RUN_FILE).exists():
+        raise InputError(f"{args.output}: no run to go on with; start it without --resume")
+    record = read_run(work)
+    if record["finished"]:
+        raise InputError(f"{args.output}: this model is finished; use it with --model {args.output}")
+    settings = argparse.Namespace(**record["settings"])
+    tokenizer, rows = load_tokenizer(str(work)), Rows.load(work, record["held_out_bytes"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def training_of(num_steps: int, precision: str) -> Pretraining:
+        torch.manual_seed(settings.seed)
+        size = SIZES[settings.params]
+        model = new_model(
+            tokenizer, num_attention_heads=size["hidden_size"] // 64, max_position_embeddings=MAX_POSITIONS, **size
+        )
+        return Pretraining(
+            model.to(device),
+            num_steps,
+            settings.learning_rate,
+            weight_decay=WEIGHT_DECAY,
+            precision=precision,
+            compiled=device.type == "cuda" if settings.compile is None else settings.compile,
+        )
+
+    if "num_steps" not in record:
+        record |= plan(settings, rows, training_of)
+        write_run(work, record)
+    num_steps, precision = record["num_steps"], record["precision"]
+    training = training_of(num_steps, precision)
+    state = {"step": 0, "metrics_bytes": 0, "seconds": 0.0}
+    if (work / CHECKPOINT).exists():
+        state = training.load(work / CHECKPOINT)
+    log = MetricsLog(work, state["metrics_bytes"])
+    print(
+        f"{training.model.num_parameters():,} weights, {rows.train.numel():,} tokens, {num_steps} steps of "
+        f"{settings.batch_size * settings.row_length:,} tokens in {precision} on {device.type}"
+    )
+
+    interrupted = catch_interrupt()
+    before, began = state["seconds"], time.perf_counter()
+    evaluate_every = math.ceil(num_steps / NUM_EVALUATIONS)
+    epoch, order = -1, []
+    bar = tqdm(total=num_steps, initial=state["step"], unit="step")
+    for step in range(state["step"], num_steps):
+        step_began = time.perf_counter()
+        indices = []
+        for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
+            if position // len(rows.train) != epoch:
+                epoch = position // len(rows.train)
+                order = epoch_order(len(rows.train), settings.seed, epoch)
+            indices.append(order[position % len(rows.train)])
+        learning_rate = training.schedule.get_last_lr()[0]
+        loss = training.step(rows.train[indices].split(ROWS_AT_ONCE))
+        if not math.isfinite(loss):
+            raise InputError(f"step {step}: the loss is not finite; start again with a lower --learning-rate")
+        speed = settings.batch_size * settings.row_length / (time.perf_counter() - step_began)
+        log.write(
+            step=step,
+            loss=loss,
+            learning_rate=learning_rate,
+            tokens_per_second=speed,
+            peak_memory_gb=peak_memory_gb(device),
+        )
+        bar.set_postfix(loss=f"{loss:.3f}", tokens_per_second=f"{speed:,.0f}")
+        bar.update()
+        last = step == num_steps - 1
+        if last or (step + 1) % evaluate_every == 0:
+            held_out = evaluate(training, rows)
+            log.write(step=step, **held_out)
+            bar.write(
+                f"step {step + 1}: held-out perplexity {held_out['held_out_perplexity']:.2f}, "
+                f"{held_out['bits_per_byte']:.3f} bits a byte"
+            )
+        if last or interrupted.is_set() or (step + 1) % settings.save_every == 0:
+            seconds = before + time.perf_counter() - began
+            training.save(work / CHECKPOINT, step=step + 1, metrics_bytes=log.size, seconds=seconds)
+        if interrupted.is_set() and not last:
+            bar.close()
+            print(f"stopped after step {step}; go on: python tools/pretrain_lm.py --resume --output {args.output}")
+            return 130
+    bar.close()
+    finish(args.output, record, training, tokenizer)
+    return 0
+
+
+def start(args: argparse.Namespace, work: Path) -> None:
+    """Read the text and leave tokenizer, rows and settings in `work`, whole or not at all."""
+    if args.output.exists():
+        raise InputError(f"{args.output}: exists already; choose another --output, or go on with --resume")
+    texts = question_texts(args.questions)
+    if args.text:
+        corpus = load_corpus(args.text, args.exclude, args.workers)
+        print(f"texts: {corpus.num_read:,} read, {corpus.num_excluded:,} left out for words of questions to exclude")
+        texts += [opinion.text.replace(f" {PAGE_BREAK} ", " ") for opinion in corpus.opinions]
+    tokenizer, rows = prepare(texts, args.vocab, args.row_length, args.seed)
+    settings = json.loads(json.dumps(vars(args), default=lambda value: str(value)))
+    record = {"settings": settings, "held_out_bytes": rows.held_out_bytes, "libraries": library_versions()}
+    with atomic_dir(work) as folder:
+        tokenizer.save_pretrained(folder)
+        rows.save(folder)
+        write_run(folder, record | {"finished": False})
+
+
+def plan(settings: argparse.Namespace, rows: Rows, training_of: Callable[[int, str], Pretraining]) -> dict:
+    """The precision (on a CPU, "auto" is the faster one) and the number of steps that --minutes or --epochs come to."""
+    batches = rows.train[: settings.batch_size].split(ROWS_AT_ONCE)
+    options = [pick_precision(settings.precision)]
+    if settings.precision == "auto" and not torch.cuda.is_available():
+        options = ["fp32", "bf16"]
+    if len(options) == 1 and settings.epochs:
+        seconds = {options[0]: None}
+    else:
+        seconds = {precision: seconds_per_step(training_of(100, precision), batches) for precision in options}
+        print("; ".join(f"{precision}: {value:.2f} s a step" for precision, value in seconds.items()))
+    precision = min(seconds, key=lambda name: seconds[name] or 0.0)
+    if settings.epochs:
+        num_steps = math.ceil(settings.epochs * len(rows.train) / settings.batch_size)
+    else:
+        num_steps = max(1, int(settings.minutes * 60 / seconds[precision]))
+    return {"precision": precision, "num_steps": num_steps}
+
+
+@torch.no_grad()
+def evaluate(training: Pretraining, rows: Rows) -> dict[str, float]:
+    """Of the held-out rows: loss in nats a token, perplexity, and bits a UTF-8 byte, which no vocabulary changes."""
+    batches = rows.held_out.split(ROWS_AT_ONCE)
+    loss = sum(training.loss(batch).item() * len(batch) for batch in batches) / len(rows.held_out)
+    predicted = rows.held_out[:, 1:].numel()
+    return {
+        "held_out_loss": loss,
+        "held_out_perplexity": math.exp(loss),
+        "bits_per_byte": loss * predicted / math.log(2) / rows.held_out_bytes,
+    }
+
+
+def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None:
+    """Write the model folder, its configuration last, since with it the folder counts as a model; then tidy up."""
+    work, settings = output / WORK_FOLDER, record["settings"]
+    metrics = read_metrics(work)
+    plot_pretraining(metrics, output / "curve.png")
+    with tempfile.TemporaryDirectory(dir=output) as temporary:
+        training.model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
+            path.replace(output / path.name)
+    speeds = sorted(line["tokens_per_second"] for line in metrics if "tokens_per_second" in line)
+    speed = speeds[len(speeds) // 2]
+    reached = speed * flops_per_token(training, settings["row_length"])
+    share = reached / peak_flops(training.device, record["precision"])
+    result = {name: metrics[-1][name] for name in ("held_out_perplexity", "bits_per_byte")}
+    result |= {"tokens_per_second": speed, "gflops": reached / 1e9, "share_of_peak": share}
+    write_run(work, record | {"result": result, "finished": True})
+    for name in (CHECKPOINT, "rows.safetensors"):
+        (work / name).unlink(missing_ok=True)
+    print(f"{speed:,.0f} tokens/s, {reached / 1e9:,.0f} GFLOP/s, {share:.0%} of a large product's")
+    print(f"{output}: model, tokenizer and curve.png; next: python train_sdpo.py --num-neg 4 --model {output}")
+
+
+if __name__ == "__main__":
+    run_script(main)
