@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,13 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="session")
 def flags(scorer) -> set[str]:
-    helps = [
-        subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        for command in (*([sys.executable, script] for script in SCRIPTS), [scorer])
-    ]
+    commands = [*([sys.executable, script] for script in SCRIPTS), [scorer]]
+
+    def help_of(command) -> str:
+        return subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    with ThreadPoolExecutor(2) as pool:
+        helps = list(pool.map(help_of, commands))
     return {flag for text in helps for flag in re.findall(r"--[a-z][a-z_-]+", text)}
 
 
