@@ -276,6 +276,10 @@ def main(argv: list[str] | None = None) -> int:
         data += f" --candidates {settings.candidates}" if settings.candidates else ""
         print(f"{folder}: adapter, metrics.jsonl and curve.png")
         print(f"next: python eval_mc.py --split test --model {folder}{data}")
+    # The wrapped model goes before the process group: where it holds the last reference to the group, PyTorch waits for
+    # a thread of the group that in turn waits for Python.
+    del scorer
+    accelerator.free_memory()
     accelerator.end_training()
     return 0
 
