@@ -227,7 +227,8 @@ function tokenPanel(pieces, logprobs) {
     token.style.backgroundColor = `rgba(var(--token), ${Math.min(-value / FAINTEST, 1) * 0.75})`;
     panel.append(token);
   });
-  const scale = `Colour: log-prob of each token, from 0 (none) to -${FAINTEST} or less (strongest). Point at one for it.`;
+  const range = `from 0 (none) to -${FAINTEST} or less (strongest)`;
+  const scale = `Colour: log-prob of each token, ${range}. Point at a token for its number.`;
   return element("div", {}, panel, element("p", { className: "note", text: scale }));
 }
 
