@@ -78,7 +78,7 @@ def shared_flags(settings: Mapping) -> list[str]:
 
 
 class Sweep:
-    """The folder of a sweep, and the scripts that work in it now."""
+    """The folder of a sweep, locked while it is open, and the scripts that work in it now."""
 
     def __init__(self, folder: Path, settings: Mapping, num_threads: int | None):
         """settings: flags of train_sdpo.py that all runs share, by name; None leaves its default. num_threads: of each
@@ -96,9 +96,20 @@ class Sweep:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: a process of another sweep, or of one that was killed, still works here; waiting for it")
+            waits = "a process of another sweep, or of one that was killed, still works here; waiting for it"
+            print(f"{folder}: {waits}", flush=True)
             fcntl.flock(self.lock, fcntl.LOCK_EX)
-        self._compare_settings()
+        try:
+            self._compare_settings()
+        except InputError:
+            self.lock.close()
+            raise
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.lock.close()
 
     def _compare_settings(self) -> None:
         path = self.folder / SWEEP_FILE

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT
 from scipy.stats import norm
 
 import lib.sweep
@@ -63,7 +63,9 @@ def gone_on_with(tmp_path_factory, model_folder, data_folder) -> Path:
     process.wait()
     unfinished = [path.parent for path in folder.glob("grid/runs/*/run.json") if not read_run(path.parent)["finished"]]
     assert unfinished and not (folder / "grid" / "report.md").exists()
-    run_python(SWEEP, *arguments(model_folder, data_folder), cwd=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert script.main(arguments(model_folder, data_folder)) == 0
     return folder / "grid"
 
 
@@ -199,7 +201,8 @@ time.sleep(60)
 def test_a_script_left_behind_keeps_the_next_sweep_waiting(stand_in, capsys):
     sweep, _ = stand_in("")
     left_behind = subprocess.Popen(["sleep", "0.5"], pass_fds=[sweep.lock.fileno()])
-    sweep.lock.close()
+    with sweep:
+        pass
     stand_in("")
     assert left_behind.poll() is not None or left_behind.wait(0.1) == 0
     assert "still works here; waiting for it" in capsys.readouterr().out

@@ -58,13 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed)
     # More threads than cores would make each run slower than alone.
     num_threads = None if args.jobs == 1 else max(1, (os.cpu_count() or 1) // args.jobs)
-    sweep = Sweep(args.output, {name: getattr(args, name) for name in SHARED}, num_threads)
-    try:
-        sweep.perform(runs, args.jobs)
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on where {args.output} stands", file=sys.stderr)
-        raise
-    write_report(sweep, runs)
+    with Sweep(args.output, {name: getattr(args, name) for name in SHARED}, num_threads) as sweep:
+        try:
+            sweep.perform(runs, args.jobs)
+        except KeyboardInterrupt:
+            print(f"\nstopped; the same command goes on where {args.output} stands", file=sys.stderr)
+            raise
+        write_report(sweep, runs)
     print(f"{args.output / 'report.md'}: {len(runs)} runs")
     return 0
 
