@@ -37,7 +37,7 @@ from lib.errors import InputError, run_script
 from lib.evaluation import Scored, is_correct
 from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES, LossOptions
-from lib.models import DTYPES, add_adapter, load_model, pick_precision, weights_sha256
+from lib.models import DTYPES, load_model, make_policy, pick_precision, weights_sha256
 from lib.negatives import epoch_order
 from lib.preparation import prepare_questions
 from lib.prompt import PromptConfig, encode_questions
@@ -127,7 +127,7 @@ def add_negatives_flags(negatives) -> None:
 
 def add_training_flags(model, training) -> None:
     model.add_argument("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
-    model.add_argument("--lora-r", type=positive_int, default=8, help="rank")
+    model.add_argument("--lora-r", type=nonnegative_int, default=8, help="rank; 0 trains every weight, without an adapter")
     model.add_argument("--lora-alpha", type=positive_int, default=32, help="scale is alpha / rank")
     model.add_argument("--lora-dropout", type=share, default=0.1, help="dropout before the adapter")
     training.add_argument("--epochs", type=positive_int, default=3, help="passes over the questions")
@@ -170,7 +170,8 @@ def main(argv: list[str] | None = None) -> int:
     set_seed(settings.seed)
     with accelerator.main_process_first():  # whoever comes second finds what the first one fetched
         train, validation = load_data(settings)
-        loaded = load_model(settings.model, DTYPES[precision], merge=True)
+        # Steps of a full fine-tuning are too small for weights in bf16.
+        loaded = load_model(settings.model, DTYPES[precision if settings.lora_r else "fp32"], merge=True)
     prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
     base_sha256 = weights_sha256(loaded.model)
     questions, report, written_sha256 = prepare_questions(
@@ -183,11 +184,11 @@ def main(argv: list[str] | None = None) -> int:
 
     on_gpu = accelerator.device.type == "cuda"
     checkpointing = on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing
-    model = add_adapter(
+    model = make_policy(
         loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
     )
-    adapter = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(adapter, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     window_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step
     steps_per_epoch = math.ceil(len(questions) / window_size)
     num_steps = settings.epochs * steps_per_epoch
@@ -203,6 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         reference = reference_logprobs(plain_scorer, encoded, accelerator, base_sha256, precision)
 
     identity = {
+        "base_model": loaded.model.name_or_path,
         "base_sha256": base_sha256,
         "data_sha256": {"train": train.sha256, "validation": validation.sha256} | written_sha256,
         "prompt": vars(prompt),
@@ -225,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         learning_rate = schedule.get_last_lr()[0]
         window = [(questions[index], reference[index]) for index in window]
         sums = backward_window(scorer, window, recipe, accelerator, settings.batch_size, step=step, epoch=epoch)
-        grad_norm = accelerator.clip_grad_norm_(adapter, MAX_GRAD_NORM).item()
+        grad_norm = accelerator.clip_grad_norm_(trained, MAX_GRAD_NORM).item()
         if not math.isfinite(grad_norm):
             raise not_finite(step, "gradient", (question.encoded.question.id for question, _ in window))
         optimizer.step()
@@ -274,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         finish_run(folder, record, model, loaded.tokenizer, prompt)
         data = "" if settings.data == "casehold" else f" --data {settings.data}"
         data += f" --candidates {settings.candidates}" if settings.candidates else ""
-        print(f"{folder}: adapter, metrics.jsonl and curve.png")
+        print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
         print(f"next: python eval_mc.py --split test --model {folder}{data}")
     # The wrapped model goes before the process group: where it holds the last reference to the group, PyTorch waits for
     # a thread of the group that in turn waits for Python.

@@ -5,36 +5,39 @@ import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from lib.errors import InputError
 
-ADAPTER_FILE = "adapter.safetensors"
+WEIGHTS_FILE = "trained.safetensors"
 STATE_FILE = "state.json"
 
 
 class Checkpoints:
-    """`RUN/checkpoints/step-N`: adapter, optimizer, schedule, random states, and where the loop stood."""
+    """`RUN/checkpoints/step-N`: trained weights, optimizer, schedule, random states, and where the loop stood."""
 
-    def __init__(self, run: Path, accelerator: Accelerator, model: PeftModel):
-        """`accelerator` saves what was prepared with it, but of the model only the adapter: the base never changes."""
+    def __init__(self, run: Path, accelerator: Accelerator, model: nn.Module):
+        """`accelerator` saves what was prepared with it, but of the model only what is trained: the rest never
+        changes."""
         self.folder = run / "checkpoints"
         self.accelerator = accelerator
 
-        def save_adapter(models, weights, output_dir):
+        trained = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+
+        def save_trained(models, weights, output_dir):
             weights.clear()
             if accelerator.is_main_process:
-                save_file(
-                    get_peft_model_state_dict(model, save_embedding_layers=False), Path(output_dir) / ADAPTER_FILE
-                )
+                save_file(trained, Path(output_dir) / WEIGHTS_FILE)
 
-        def load_adapter(models, input_dir):
+        def load_trained(models, input_dir):
             models.clear()
-            set_peft_model_state_dict(model, load_file(Path(input_dir) / ADAPTER_FILE))
+            saved = load_file(Path(input_dir) / WEIGHTS_FILE)
+            for name, weight in trained.items():
+                weight.copy_(saved[name])
 
-        accelerator.register_save_state_pre_hook(save_adapter)
-        accelerator.register_load_state_pre_hook(load_adapter)
+        accelerator.register_save_state_pre_hook(save_trained)
+        accelerator.register_load_state_pre_hook(load_trained)
 
     def save(self, step: int, **state) -> None:
         """Save after `step` optimizer steps, then drop the older checkpoints. Every process calls this."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -33,7 +34,7 @@ def pick_precision(precision: str) -> str:
 class LoadedModel:
     """model: a causal LM, wrapped by PEFT where `source` is a run. `prompt` is None for a plain base model."""
 
-    model: torch.nn.Module
+    model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     source: str
     prompt: PromptConfig | None = None
@@ -111,7 +112,7 @@ def _load_base(location: str, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _load_run(folder: Path, dtype: torch.dtype, merge: bool) -> torch.nn.Module:
+def _load_run(folder: Path, dtype: torch.dtype, merge: bool) -> nn.Module:
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise InputError(f"{folder / ADAPTER_WEIGHTS}: missing; the adapter is read from safetensors only")
     try:
@@ -127,19 +128,21 @@ def _load_run(folder: Path, dtype: torch.dtype, merge: bool) -> torch.nn.Module:
     return model.merge_and_unload().to(dtype) if merge else model
 
 
-def add_adapter(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *, checkpointing: bool) -> PeftModel:
-    """The policy: `model` frozen, with a fresh LoRA adapter that changes nothing yet. With the adapter switched off
-    it is the reference."""
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
-    )
-    policy = get_peft_model(model, config)
+def make_policy(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *, checkpointing: bool) -> nn.Module:
+    """The policy: `model` frozen, with a fresh LoRA adapter that changes nothing yet; with the adapter switched off it
+    is the reference. Rank 0: `model` itself, every weight to be trained, the reference only until the first step."""
+    policy = model
+    if rank:
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
+        )
+        policy = get_peft_model(model, config)
     if checkpointing:
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return policy
 
 
-def weights_sha256(model: torch.nn.Module) -> str:
+def weights_sha256(model: nn.Module) -> str:
     """SHA-256 over names, types and bytes of the base weights (without any adapter)."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

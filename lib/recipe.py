@@ -56,6 +56,8 @@ def without_effect(settings: Mapping) -> set[str]:
         names.add("num_neg")
     if objective.num_negatives == 0:
         names.add("negatives")
+    if not settings["lora_r"]:
+        names |= {"lora_alpha", "lora_dropout"}
     if settings["negatives"] == "random":
         names.add("hard_temperature")
     return names

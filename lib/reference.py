@@ -1,8 +1,10 @@
-"""Reference log-probs: the policy with its adapter switched off, computed once and kept on disk."""
+"""Reference log-probs: the policy with its adapter switched off, or before its first step; computed once and kept on
+disk."""
 
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +27,7 @@ def reference_logprobs(
 ) -> list[list[float]]:
     """Reference log-probs of all candidates of every question, from the cache where the same were computed before.
 
+    A scorer without an adapter must still hold the reference's weights, those of `weights_sha256`.
     The key covers the weights, the packed ids, the precision and the layout (in bf16 a log-prob moves with what is
     packed beside it), so a stale cache is never used.
     """
@@ -38,8 +41,8 @@ def reference_logprobs(
         cached = False  # absent or cut short: compute it again
     if cached:
         return [values.tolist() for values in flat.split(counts)]
-    model: PeftModel = scorer.model
-    with model.disable_adapter():
+    model = scorer.model
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
         logprobs = score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="reference")
     if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)

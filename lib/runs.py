@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch import nn
 
 from lib.cli import flag
 from lib.errors import InputError
@@ -20,6 +21,7 @@ from lib.prompt import PromptConfig
 
 RUNS = Path("runs")
 RUN_FILE = "run.json"
+MODEL_CONFIGS = ("adapter_config.json", "config.json")
 METRICS_FILE = "metrics.jsonl"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 
@@ -90,17 +92,19 @@ def resumed_settings(folder: Path, typed: Mapping) -> dict:
     return saved
 
 
-def finish_run(folder: Path, record: dict, model: PeftModel, tokenizer, prompt: PromptConfig) -> None:
-    """Write adapter (PEFT layout), tokenizer, prompt contract, curve and model card; then call the run finished."""
+def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: PromptConfig) -> None:
+    """Write adapter (PEFT layout) or trained model, tokenizer, prompt contract, curve and model card; then call the run
+    finished."""
     metrics = read_metrics(folder)
     plot_run(metrics, folder / "curve.png")
     prompt.save(folder)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        model.save_pretrained(temporary, save_embedding_layers=False)
+        is_adapter = isinstance(model, PeftModel)
+        model.save_pretrained(temporary, **({"save_embedding_layers": False} if is_adapter else {}))
         tokenizer.save_pretrained(temporary)
         _write_card(Path(temporary) / "README.md", record, metrics)
-        # The adapter's configuration comes last: with it, the folder counts as a model.
-        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "adapter_config.json"):
+        # The configuration comes last: with it, the folder counts as a model.
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name in MODEL_CONFIGS):
             path.replace(folder / path.name)
     write_run(folder, record | {"finished": True})
     point_latest(folder)
@@ -108,17 +112,20 @@ def finish_run(folder: Path, record: dict, model: PeftModel, tokenizer, prompt: 
 
 def _write_card(path: Path, record: dict, metrics: list[dict]) -> None:
     settings = record["settings"]
+    kind, library, tags = "LoRA adapter", "peft", "lora, "
+    if not settings["lora_r"]:
+        kind, library, tags = "model with all its weights trained", "transformers", ""
     accuracy = [line["validation_accuracy"] for line in metrics if "validation_accuracy" in line]
     rows = "\n".join(f"| {name} | {value} |" for name, value in (settings | record["prompt"]).items())
     path.write_text(
         f"""---
 base_model: {settings["model"]}
-library_name: peft
-tags: [lora, preference-optimisation, {settings["loss"]}, multiple-choice, legal]
+library_name: {library}
+tags: [{tags}preference-optimisation, {settings["loss"]}, multiple-choice, legal]
 ---
 # {settings["loss"]}, {settings["num_neg"]} negatives, on {settings["data"]}
 
-A LoRA adapter that ranks candidate holdings by their log-prob after a passage. Validation accuracy of each epoch:
+A {kind} that ranks candidate holdings by their log-prob after a passage. Validation accuracy of each epoch:
 {", ".join(f"{value:.1%}" for value in accuracy)}. Score it with `python eval_mc.py --model RUN`.
 
 | setting | value |

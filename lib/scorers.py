@@ -31,19 +31,23 @@ class ModelScorer:
     def __init__(self, source: str, accelerator: Accelerator, precision: str, batch_size: int):
         """Raises InputError, in one line, for whatever cannot be found, read, or scored."""
         self.accelerator, self.precision, self.batch_size = accelerator, precision, batch_size
-        self.causal_lm = None
+        self.causal_lm, self.training = None, {}
         if source.endswith(".onnx"):
             self.scorer, self.tokenizer, self.prompt = open_onnx(Path(source))
         else:
             loaded = load_model(source, DTYPES[precision])
-            self.tokenizer, self.prompt = loaded.tokenizer, loaded.prompt
+            self.tokenizer, self.prompt, self.training = loaded.tokenizer, loaded.prompt, loaded.training
             self.causal_lm = loaded.model
-            self.scorer = accelerator.prepare_model(PackedScorer(loaded.model), evaluation_mode=True)
+            self.scorer = self._prepare(loaded.model)
+
+    def _prepare(self, causal_lm: nn.Module) -> nn.Module:
+        return self.accelerator.prepare_model(PackedScorer(causal_lm), evaluation_mode=True)
 
     @property
     def has_reference(self) -> bool:
-        """Whether this is a run: with its adapter switched off it is its own reference."""
-        return isinstance(self.causal_lm, PeftModel)
+        """Whether this is a run: with its adapter switched off it is its own reference; without one it names it."""
+        full = self.causal_lm is not None and self.training.get("settings", {}).get("lora_r") == 0
+        return full or isinstance(self.causal_lm, PeftModel)
 
     def score(
         self,
@@ -100,9 +104,19 @@ class ModelScorer:
             raise InputError(
                 "--score reward: the model is no run, so it has no reference to compare with; name a run with --model"
             )
-        scorer = self.accelerator.unwrap_model(self.scorer)
-        sha256 = weights_sha256(self.causal_lm)
+        scorer = self.scorer if isinstance(self.causal_lm, PeftModel) else self._prepare(self._base())
+        scorer = self.accelerator.unwrap_model(scorer)
+        sha256 = weights_sha256(scorer.causal_lm)
         return reference_logprobs(scorer, encoded, self.accelerator, weights_sha256=sha256, precision=self.precision)
+
+
+    def _base(self) -> nn.Module:
+        """The model that a run without an adapter started from."""
+        source = self.training["base_model"]
+        base = load_model(source, DTYPES["fp32"], merge=True).model
+        if weights_sha256(base) != self.training["base_sha256"]:
+            raise InputError(f"{source}: no longer the weights that the run started from; the reward needs them")
+        return base.to(DTYPES[self.precision])
 
 
 class OnnxScorer(nn.Module):

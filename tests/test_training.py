@@ -232,3 +232,55 @@ def test_starting_from_a_run_merges_its_adapter(finished, tmp_path, monkeypatch,
     ids = torch.arange(1, 30)[None]
     with second.disable_adapter():
         torch.testing.assert_close(second(ids).logits, merged(ids).logits, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def fully_tuned(tmp_path_factory, model_folder, data_folder) -> Path:
+    """Every weight trained, two epochs of 13 questions in batches of 3."""
+    folder = tmp_path_factory.mktemp("full")
+    flags = ["--lora-r", 0, "--epochs", 2, "--output", "runs/a"]
+    run_python(ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *flags), cwd=folder)
+    return folder / "runs" / "a"
+
+
+def test_full_fine_tuning_starts_at_the_reference_and_changes_every_weight(fully_tuned, model_folder):
+    first = read_metrics(fully_tuned)[0]
+    assert first["loss"] == pytest.approx(math.log(5), abs=1e-4) and abs(first["reward_chosen"]) < 1e-4
+    trained = dict(load_model(str(fully_tuned), torch.float32).model.named_parameters())
+    base = load_model(str(model_folder), torch.float32).model
+    assert all(not torch.equal(weight, trained[name]) for name, weight in base.named_parameters())
+    assert not (fully_tuned / "adapter_config.json").exists()
+
+
+def test_the_reward_of_full_fine_tuning_is_against_the_model_it_started_from(
+    fully_tuned, tmp_path, model_folder, data_folder
+):
+    import eval_mc
+
+    flags = ["--data", str(data_folder), "--output"]
+    eval_mc.main(["--model", str(fully_tuned), "--score", "reward", *flags, str(tmp_path / "run.jsonl")])
+    eval_mc.main(["--model", str(model_folder), *flags, str(tmp_path / "base.jsonl")])
+    run, base = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("run.jsonl", "base.jsonl")
+    )
+    for tuned, untuned in zip(run, base, strict=True):
+        assert tuned["reference_logprobs"] == pytest.approx(untuned["logprobs"], abs=1e-4)
+        assert tuned["logprobs"] != pytest.approx(untuned["logprobs"], abs=1e-2)
+
+
+def test_full_fine_tuning_resumes_exactly(fully_tuned, tmp_path, monkeypatch, model_folder, data_folder):
+    monkeypatch.chdir(tmp_path)
+    stops = iter([None] * 3)
+    step = train_sdpo.backward_window
+
+    def killed_at_the_fourth(*args, **kwargs):
+        next(stops)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(train_sdpo, "backward_window", killed_at_the_fourth)
+    flags = ["--lora-r", 0, "--epochs", 2, "--save-every", 2, "--output", "runs/a"]
+    with pytest.raises(StopIteration):
+        train_sdpo.main(arguments(model_folder, data_folder, *flags))
+    monkeypatch.setattr(train_sdpo, "backward_window", step)
+    train_sdpo.main(["--resume", "--output", "runs/a"])
+    assert Path("runs/a/model.safetensors").read_bytes() == (fully_tuned / "model.safetensors").read_bytes()
