@@ -127,7 +127,7 @@ def add_negatives_flags(negatives) -> None:
 
 def add_training_flags(model, training) -> None:
     model.add_argument("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
-    model.add_argument("--lora-r", type=nonnegative_int, default=8, help="rank; 0 trains every weight, without an adapter")
+    model.add_argument("--lora-r", type=nonnegative_int, default=8, help="rank; 0: no adapter, every weight is trained")
     model.add_argument("--lora-alpha", type=positive_int, default=32, help="scale is alpha / rank")
     model.add_argument("--lora-dropout", type=share, default=0.1, help="dropout before the adapter")
     training.add_argument("--epochs", type=positive_int, default=3, help="passes over the questions")

@@ -260,9 +260,8 @@ def test_the_reward_of_full_fine_tuning_is_against_the_model_it_started_from(
     flags = ["--data", str(data_folder), "--output"]
     eval_mc.main(["--model", str(fully_tuned), "--score", "reward", *flags, str(tmp_path / "run.jsonl")])
     eval_mc.main(["--model", str(model_folder), *flags, str(tmp_path / "base.jsonl")])
-    run, base = (
-        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("run.jsonl", "base.jsonl")
-    )
+    files = (tmp_path / "run.jsonl", tmp_path / "base.jsonl")
+    run, base = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
     for tuned, untuned in zip(run, base, strict=True):
         assert tuned["reference_logprobs"] == pytest.approx(untuned["logprobs"], abs=1e-4)
         assert tuned["logprobs"] != pytest.approx(untuned["logprobs"], abs=1e-2)
