@@ -1,26 +1,30 @@
-"""Compare eval_mc.py's log-probs with lm-evaluation-harness's `loglikelihood`, both sides in this process.
+"""Compare eval_mc.py's sum and bytes with lm-evaluation-harness, its mean with unpacked forwards, all in this process.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/lm_eval_parity.py --model .cache/random-0.5b --data ../shared/casehold --limit 20
 
-End token off, fp32, the Hugging Face backend. Ends with 1 where a log-prob differs by more than --tolerance.
+End token off, fp32, the Hugging Face backend. Ends with 1 where a value differs by more than --tolerance.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import eval_mc
 from lib.cli import HelpFormatter, positive_float, positive_int
-from lib.data import STRIP, load_split
+from lib.data import STRIP, Question, load_split
 from lib.errors import InputError, run_script
-from lib.prompt import ending_text
+from lib.evaluation import score_values
+from lib.prompt import PromptConfig, encode_questions, ending_text
+from lib.selfcheck import unpacked_logprobs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "predictions.jsonl"
         flags = ["--model", args.model, "--data", args.data, "--limit", str(args.limit), "--no-end-token"]
-        eval_mc.main([*flags, "--precision", "fp32", "--output", str(output)])
-        ours = [value for line in output.read_text().splitlines() for value in json.loads(line)["logprobs"]]
+        eval_mc.main([*flags, "--precision", "fp32", "--score", "all", "--output", str(output)])
+        ours = {score: read_values(output.with_suffix(f".{score}.jsonl")) for score in ("sum", "bytes", "mean")}
 
     questions = load_split(args.data, "test", limit=args.limit).questions
     pairs = [
@@ -44,13 +48,36 @@ def main(argv: list[str] | None = None) -> int:
         for ending in question.endings
     ]
     harness = HFLM(pretrained=args.model, device="cpu", dtype="float32", batch_size=1)
-    theirs = harness.loglikelihood([Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)])
-    difference = max(abs(mine - other) for mine, (other, _) in zip(ours, theirs, strict=True))
-    print(f"{len(questions)} questions, {len(ours)} log-probs from {min(ours):.1f} to {max(ours):.1f}")
-    print(f"largest difference from lm-evaluation-harness: {difference:.2e}")
-    if difference > args.tolerance:
-        raise InputError(f"log-probs differ by {difference:.2e}, more than {args.tolerance:g}")
+    answers = harness.loglikelihood([Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)])
+    sums = [logprob for logprob, _ in answers]
+    # Its acc_bytes: log-likelihoods over the bytes of the choices, which have no space before them.
+    sizes = [len(ending.encode()) for question in questions for ending in question.endings]
+    theirs = {"sum": sums, "bytes": [value / size for value, size in zip(sums, sizes, strict=True)]}
+    theirs["mean"] = unpacked_means(harness.model, harness.tokenizer, questions)
+    print(f"{len(questions)} questions, {len(sums)} log-probs from {min(sums):.1f} to {max(sums):.1f}")
+    for score, values in ours.items():
+        difference = max(abs(mine - other) for mine, other in zip(values, theirs[score], strict=True))
+        what = "an unpacked forward" if score == "mean" else "lm-evaluation-harness"
+        print(f"{score}: largest difference from {what}: {difference:.2e}")
+        if not difference <= args.tolerance:
+            raise InputError(f"{score} differs by {difference:.2e}, more than {args.tolerance:g}")
     return 0
+
+
+def read_values(path: Path) -> list[float]:
+    """The score of every candidate of every question, one after the other."""
+    return [value for line in path.read_text().splitlines() for value in score_values(json.loads(line))]
+
+
+@torch.inference_mode()
+def unpacked_means(model: torch.nn.Module, tokenizer, questions: Sequence[Question]) -> list[float]:
+    """Mean log-prob a token of every ending, each in a forward of its own."""
+    config = PromptConfig("{context}", end_token=False)
+    return [
+        value / len(ids)
+        for item in encode_questions(questions, tokenizer, config)
+        for value, ids in zip(unpacked_logprobs(model, item, "cpu").tolist(), item.ending_ids, strict=True)
+    ]
 
 
 if __name__ == "__main__":

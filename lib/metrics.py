@@ -109,9 +109,7 @@ def compute_metrics(records: Sequence[dict]) -> Metrics:
         macro_f1=float(f1_score(labels, chosen, average="macro", zero_division=0)),
         micro_f1=float(f1_score(labels, chosen, average="micro", zero_division=0)),
         nll=float(-log_probs[rows, labels].mean()),
-        brier=float(
-            brier_score_loss(labels, probabilities, labels=range(log_probs.shape[1]), scale_by_half=False)
-        ),
+        brier=float(brier_score_loss(labels, probabilities, labels=range(log_probs.shape[1]), scale_by_half=False)),
         ece=calibration_error(probabilities[rows, chosen], correct),
         right_margin=decline_below(margins(records), correct, TARGET_ACCURACY),
     )

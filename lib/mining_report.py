@@ -10,6 +10,7 @@ from lib.corpus import Corpus
 from lib.data import Dataset
 from lib.distractors import NEAR_DUPLICATE
 from lib.overlap import RUN_WORDS
+from lib.propositions import PROPOSITION
 
 NUM_SAMPLES = 20
 
@@ -17,7 +18,8 @@ NUM_SAMPLES = 20
 def write_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dataset], seed: int) -> str:
     """Markdown. dropped: reason to the number of parentheticals it took."""
     questions = [(split, question) for split, data in splits.items() for question in data.questions]
-    made = len(questions)
+    num_propositions = sum(question.id.startswith(PROPOSITION) for _, question in questions)
+    made = len(questions) - num_propositions
     verbs = Counter(question.endings[question.label].split()[0] for _, question in questions)
     lines = [
         "# Mined questions",
@@ -26,6 +28,7 @@ def write_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dat
         f"- left out, for {RUN_WORDS} consecutive words of a question to exclude: {corpus.num_excluded:,}",
         f"- parentheticals that open with a holding's verb: {made + dropped.total():,}",
         f"- questions made of them: {made:,}",
+        *([f"- further training questions, of propositions: {num_propositions:,}"] if num_propositions else []),
         "",
         "| dropped because | parentheticals |",
         "|---|---|",
@@ -44,10 +47,10 @@ def write_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dat
         "|---|---|---|---|---|---|---|",
         *(_row(split, data) for split, data in splits.items()),
         "",
-        f"## {min(NUM_SAMPLES, made)} questions to read",
+        f"## {min(NUM_SAMPLES, len(questions))} questions to read",
         "",
     ]
-    for split, question in random.Random(seed).sample(questions, min(NUM_SAMPLES, made)):
+    for split, question in random.Random(seed).sample(questions, min(NUM_SAMPLES, len(questions))):
         lines += [f"### {question.id} ({split}, {question.fields['opinion']})", "", question.fields["context"], ""]
         for index, ending in enumerate(question.endings):
             lines.append(f"- **{ending}**" if index == question.label else f"- {ending}")

@@ -109,7 +109,6 @@ class ModelScorer:
         sha256 = weights_sha256(scorer.causal_lm)
         return reference_logprobs(scorer, encoded, self.accelerator, weights_sha256=sha256, precision=self.precision)
 
-
     def _base(self) -> nn.Module:
         """The model that a run without an adapter started from."""
         source = self.training["base_model"]

@@ -47,9 +47,7 @@ def summarise(data: Dataset, scored: Scored, records: Sequence[dict]) -> Summary
         "rank of the gold by word overlap": by_rank(ranks, correct),
         "context, cut or whole": by_name(["cut" if item.truncated else "whole" for item in scored.encoded], correct),
     }
-    return Summary(
-        records[0]["score"], compute_metrics(records), baselines(data.questions), groups, histogram(records)
-    )
+    return Summary(records[0]["score"], compute_metrics(records), baselines(data.questions), groups, histogram(records))
 
 
 def headline(summary: Summary) -> list[str]:

@@ -54,16 +54,22 @@ class Run:
 
 
 def make_grid(
-    losses: Sequence[str], every_num_neg: Sequence[str], nums_neg: Sequence[int], betas: Sequence[float], seeds
+    losses: Sequence[str],
+    every_num_neg: Sequence[str],
+    nums_neg: Sequence[int],
+    betas: Sequence[float],
+    seeds: Sequence[int],
+    every_seed: Sequence[str] = tuple(LOSSES),
 ) -> list[Run]:
     """The runs of a grid, seed by seed, so that a sweep cut short has seen every cell with the first ones.
 
     The losses among `every_num_neg` are run with each number of negatives, the others with the largest alone, at the
-    budget that all of them share. A loss that fixes the number, or reads no beta, is run once for all of them.
+    budget that all of them share; those among `every_seed` with each seed, the others with the first alone. A loss that
+    fixes the number, or reads no beta, is run once for all of them.
     """
     runs = []
     for seed in seeds:
-        for loss in losses:
+        for loss in losses if seed == seeds[0] else [loss for loss in losses if loss in every_seed]:
             objective = LOSSES[loss]
             numbers = nums_neg if loss in every_num_neg else [max(nums_neg)]
             if objective.num_negatives is not None:
@@ -80,13 +86,22 @@ def shared_flags(settings: Mapping) -> list[str]:
 class Sweep:
     """The folder of a sweep, locked while it is open, and the scripts that work in it now."""
 
-    def __init__(self, folder: Path, settings: Mapping, num_threads: int | None):
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping,
+        num_threads: int | None,
+        *,
+        score: str = "sum",
+        splits: Sequence[str] = SPLITS,
+    ):
         """settings: flags of train_sdpo.py that all runs share, by name; None leaves its default. num_threads: of each
-        process on the CPU, None for the libraries' choice.
+        process on the CPU, None for the libraries' choice. score: eval_mc.py's; the untuned model, which has no
+        reference, is evaluated by "sum" in the place of "reward".
 
         Raises InputError where the folder was begun with other settings.
         """
-        self.folder, self.settings = folder, dict(settings)
+        self.folder, self.settings, self.score, self.splits = folder, dict(settings), score, splits
         self.environment = os.environ | ({} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)})
         self.guard, self.stopping = threading.Lock(), False
         self.children: set[subprocess.Popen] = set()
@@ -112,15 +127,15 @@ class Sweep:
         self.lock.close()
 
     def _compare_settings(self) -> None:
-        path = self.folder / SWEEP_FILE
+        path, settings = self.folder / SWEEP_FILE, self.settings | {"score": self.score}
         if not path.exists():
             with atomic_file(path) as temporary:
-                temporary.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path}: broken ({error}); choose another --output") from None
-        for name, value in self.settings.items():
+        for name, value in settings.items():
             begun = saved.get(name)
             if begun != value:
                 raise InputError(f"{path}: begun with {flag(name)} {begun}, not {value}; choose another --output")
@@ -128,11 +143,17 @@ class Sweep:
     def run_folder(self, name: str) -> Path:
         return self.folder / "runs" / name
 
-    def predictions(self, name: str, split: str) -> Path:
-        return self.run_folder(name) / f"predictions.{split}.jsonl"
+    def predictions(self, name: str, split: str, score: str | None = None) -> Path:
+        """The file of a run's predictions; `score` is one of those that a sweep with the score "all" has."""
+        return self.run_folder(name) / ".".join(filter(None, ("predictions", split, score, "jsonl")))
 
     def is_done(self, run: Run) -> bool:
-        return self._is_trained(run) and all(self.predictions(run.name, split).exists() for split in SPLITS)
+        return self._is_trained(run) and all(self._is_evaluated(run.name, split) for split in self.splits)
+
+    def _is_evaluated(self, name: str, split: str) -> bool:
+        # Of a file for each score, the last one that is written.
+        last = ("pmi" if name == UNTUNED else "reward") if self.score == "all" else None
+        return self.predictions(name, split, last).exists()
 
     def _is_trained(self, run: Run) -> bool:
         folder = self.run_folder(run.name)
@@ -173,16 +194,17 @@ class Sweep:
             resume = ["--resume"] if (folder / RUN_FILE).exists() else []
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)  # killed before there was anything to go on with
-            flags = [*run.flags, *shared_flags(self.settings), "--output", str(folder), *resume]
+            flags = [*shared_flags(self.settings), *run.flags, "--output", str(folder), *resume]
             self._script(run.name, "train_sdpo.py", *flags)
         self._evaluate(run.name, str(folder))
 
     def _evaluate(self, name: str, model: str) -> None:
         shared = shared_flags({key: self.settings[key] for key in ("data", "limit")})
-        for split in SPLITS:
-            path = self.predictions(name, split)
-            if not path.exists():
-                flags = ["--split", split, "--model", model, *shared, "--output", str(path)]
+        score = "sum" if name == UNTUNED and self.score == "reward" else self.score
+        for split in self.splits:
+            if not self._is_evaluated(name, split):
+                path = self.predictions(name, split)
+                flags = ["--split", split, "--model", model, "--score", score, *shared, "--output", str(path)]
                 self._script(name, "eval_mc.py", *flags)
 
     def _script(self, name: str, script: str, *flags: str) -> None:

@@ -31,7 +31,7 @@ def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:
     results = [{**vars(run), "name": run.name, **_training(sweep.run_folder(run.name))} for run in runs]
     for result in results:
         result |= {split: _evaluation(sweep, result["name"], split, data[split]) for split in SPLITS}
-    shared = {name: first["settings"][name] for name in sweep.settings}
+    shared = {name: first["settings"][name] for name in sweep.settings} | {"score": sweep.score}
     return {
         "settings": shared | {"base_sha256": first["base_sha256"], "libraries": first["libraries"]},
         "questions": {split: len(data[split].questions) for split in SPLITS},

@@ -19,6 +19,7 @@ from lib.holdings import candidate_form
 from lib.mining import holdings_and_problems
 from lib.opinions import clean, count_words, read_opinions
 from lib.overlap import held_out_runs, shares_run
+from lib.propositions import propositions
 
 sys.path.insert(0, str(ROOT / "tools"))
 import mine_holdings  # noqa: E402
@@ -99,6 +100,33 @@ def test_notes_on_quoting_are_no_part_of_a_holding():
         f"{FILLER}{CITED} ({HELD} (internal quotation marks omitted) (citing Poe, 1 U.S. 2 (1800))). Yes."
     )
     assert [holding.text for holding in holdings] == [candidate_form(HELD)]
+
+
+STATED = "A carrier's duty toward its passengers ends with the delivery of their baggage"
+
+
+def test_a_proposition_is_the_sentence_that_a_citation_follows():
+    [proposition] = propositions(f"{FILLER}{STATED}. {CITED}. The court below saw it so, and we agree with it.")
+    assert (
+        proposition.text == "holding that a carriers duty toward its passengers ends with the delivery of their baggage"
+    )
+    tail = f"<HOLDING> {CITED}. The court below saw it so, and we agree with"
+    assert proposition.passage == f"{FILLER}{tail}".split(" ", 1)[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{FILLER}{STATED}. The court below saw it so. {CITED}.",  # another sentence stands between
+        f"{FILLER}{STATED}, 9 U.S. 8. {CITED}.",  # it holds a citation
+        f"{FILLER}{STATED} and. {CITED}.",  # its end is lost
+        f"{FILLER}{STATED}. {STATED}. {CITED}.",  # it stands in the passage too
+        f"Too short. {STATED}. {CITED}.",
+        f"{FILLER}{STATED}. See the record below, which nobody disputes.",  # nothing is cited
+    ],
+)
+def test_what_is_no_proposition_or_a_broken_one_is_left_out(text):
+    assert propositions(f"{text} The court below saw it so, and we agree with it.") == []
 
 
 def test_cleaning_makes_running_text_of_printed_pages():
@@ -190,6 +218,25 @@ def test_mining_is_the_same_each_time_and_for_any_number_of_workers(mined, tmp_p
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "report.md"):
         assert (tmp_path / "two" / name).read_bytes() == (mined / name).read_bytes()
         assert (tmp_path / "seed" / name).read_bytes() != (mined / name).read_bytes()
+
+
+def test_propositions_join_the_training_split_alone(mined, tmp_path):
+    source = tmp_path / "opinions.jsonl"
+    rows_of = opinions(30)
+    for number, row in enumerate(rows_of):
+        own = " ".join("".join(random.Random(number).choices("klmnop", k=6)) for _ in range(60))
+        row["text"] += f"{own} {own[::-1]}. {STATED} in case {chr(65 + number)}{own[:40]}. {CITED}. Yes, so.\n"
+    write_jsonl(source, rows_of)
+    output = tmp_path / "out"
+    assert mine_holdings.main([str(source), "--propositions", "--output", str(output), "--workers", "1"]) == 0
+    splits = {split: load_split(str(output), split, strict=True).questions for split in ("train", "validation", "test")}
+    of = {split: {question.fields["opinion"] for question in questions} for split, questions in splits.items()}
+    stated = [question for question in splits["train"] if question.id.startswith("proposition")]
+    assert stated and not of["train"] & (of["validation"] | of["test"])
+    assert not [
+        question for split in ("validation", "test") for question in splits[split] if "proposition" in question.id
+    ]
+    assert f"further training questions, of propositions: {len(stated)}" in (output / "report.md").read_text()
 
 
 def test_excluded_opinions_are_left_out_and_counted(mined, tmp_path, capsys):

@@ -16,13 +16,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int, share
-from lib.corpus import load_corpus, parallel
+from lib.corpus import Corpus, load_corpus, parallel
 from lib.data import load_split
 from lib.distractors import Mined, questions, split_by_opinion
 from lib.errors import InputError, run_script
-from lib.mining import holdings_and_problems
+from lib.holdings import MASK
+from lib.mining import Holding, holdings_and_problems
 from lib.mining_report import write_report
+from lib.overlap import shares_run, word_runs
 from lib.paths import atomic_dir
+from lib.propositions import PROPOSITION, propositions
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--validation-share", type=share, default=0.1, help="of the questions")
     parser.add_argument("--test-share", type=share, default=0.1, help="of the questions")
+    more = "also mask the sentences that opinions cite cases for: many more questions, of the training split alone"
+    parser.add_argument("--propositions", action="store_true", help=more)
     parser.add_argument("--seed", type=int, default=0, help="of splits and places")
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes; they change no result")
     return parser
@@ -72,11 +77,15 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.opinions[0]}: holds no usable holding, as in 1 F.3d 2 (1st Cir. 1993) (holding that ...)"
         )
 
+    members_of = split_by_opinion(mined, shares, args.seed)
+    stated = training_propositions(corpus, members_of, args.workers) if args.propositions else []
     with atomic_dir(args.output) as folder:
         splits = {}
-        for split, members in split_by_opinion(mined, shares, args.seed).items():
+        for split, members in members_of.items():
             rows = list(questions(split, members, args.seed))
             dropped["the split holds too few others to choose from"] += len(members) - len(rows)
+            if split == "train":
+                rows += questions(PROPOSITION, stated, args.seed)
             if rows:
                 lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
@@ -90,6 +99,26 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{args.output}: report.md says why, with questions to read")
     print(f"next: python train_sdpo.py --num-neg 4 --data {args.output}")
     return 0
+
+
+def training_propositions(corpus: Corpus, members_of: dict[str, list[Mined]], workers: int) -> list[Mined]:
+    """The propositions of opinions that stand in no other split, without those that share 13 consecutive words with a
+    passage there."""
+    others = [item for split, members in members_of.items() if split != "train" for item in members]
+    runs = {run for item in others for run in word_runs(filled(item.holding))}
+    taken = {item.opinion for item in others}
+    texts = [opinion.text for opinion in corpus.opinions]
+    return [
+        Mined(holding, number, corpus.opinions[number].source)
+        for number, found in enumerate(parallel(propositions, texts, workers, "propositions"))
+        if number not in taken
+        for holding in found
+        if not shares_run(filled(holding), runs)
+    ]
+
+
+def filled(holding: Holding) -> str:
+    return holding.passage.replace(MASK, holding.text)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lib.cli import HelpFormatter, positive_float, positive_int
+from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int
 from lib.errors import run_script
+from lib.evaluation import SCORES
 from lib.losses import LOSSES
 from lib.paths import atomic_file
 from lib.runs import read_metrics
@@ -25,7 +26,7 @@ from lib.sweep_figures import draw_figures
 from lib.sweep_report import markdown
 from lib.sweep_results import collect
 
-SHARED = ("model", "data", "epochs", "batch_size", "learning_rate", "limit")
+SHARED = ("model", "data", "epochs", "batch_size", "learning_rate", "lora_r", "limit")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     grid("--num-neg", type=positive_int, nargs="+", default=[1, 2, 3, 4], metavar="K", help="numbers of negatives")
     every = "losses to run with every --num-neg; the others take the largest alone"
     grid("--every-num-neg", choices=list(LOSSES), nargs="*", default=["sdpo", "swepo"], metavar="LOSS", help=every)
+    once = "losses to run with every --seed; the others take the first alone (default: all)"
+    grid("--every-seed", choices=list(LOSSES), nargs="*", default=list(LOSSES), metavar="LOSS", help=once)
     grid("--beta", type=positive_float, nargs="+", default=[0.1], help="scales of the implicit reward")
     grid("--seed", type=int, nargs="+", default=[0, 1, 2], help="three random draws, as the papers' tables have them")
 
@@ -45,8 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
     shared("--epochs", type=positive_int, help="passes over the questions")
     shared("--batch-size", type=positive_int, help="questions at once")
     shared("--learning-rate", type=positive_float, help="of AdamW, at its highest")
+    shared("--lora-r", type=nonnegative_int, help="rank of the adapter; 0: every weight is trained")
 
     sweep = parser.add_argument_group("sweep").add_argument
+    sweep("--score", choices=SCORES, default="sum", help="of eval_mc.py (the untuned model: sum for reward)")
     sweep("--output", type=Path, default=Path("runs/sweep"), help="folder of the sweep, to go on with where it exists")
     jobs = "runs at a time; they share the CPU's cores, and on a GPU its memory"
     sweep("--jobs", type=positive_int, default=1, help=jobs)
@@ -55,10 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed)
+    runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed, args.every_seed)
     # More threads than cores would make each run slower than alone.
     num_threads = None if args.jobs == 1 else max(1, (os.cpu_count() or 1) // args.jobs)
-    with Sweep(args.output, {name: getattr(args, name) for name in SHARED}, num_threads) as sweep:
+    settings = {name: getattr(args, name) for name in SHARED}
+    with Sweep(args.output, settings, num_threads, score=args.score) as sweep:
         try:
             sweep.perform(runs, args.jobs)
         except KeyboardInterrupt:

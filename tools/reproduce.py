@@ -1,0 +1,234 @@
+#!/usr/bin/env python
+"""The papers' tables from text alone: a language model made here, real CaseHOLD questions, and the best run shipped.
+
+python tools/reproduce.py --size cpu --casehold DIR --opinions DIR --output runs/reproduce
+
+Mines questions of the opinions, pretrains a model on them, runs the grid (each number of negatives with three seeds,
+each loss), tries what may raise accuracy, chooses on validation, tests once, exports that run and scores it in C++.
+Opinions that share 13 consecutive words with validation or test are left out first. Stopped or killed at any moment,
+the same command goes on; --minutes 10 stops by itself. In --output: report.md, and a folder for each stage.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib.cli import HelpFormatter, positive_float
+from lib.errors import InputError, run_script
+from lib.losses import LOSSES
+from lib.paths import ROOT, atomic_dir, atomic_file
+from lib.propositions import PROPOSITION
+from lib.readers import find_split
+from lib.reproduction import Shipped, markdown
+from lib.sweep import Sweep
+from lib.variations import Variation, best, outcomes
+
+SEED = 0
+NUM_NEG = 4
+# The sizes differ in these flags alone. questions: of a run of the grid.
+SIZES = {
+    "cpu": {
+        "pretrain": ["--params", "5m", "--batch-size", "4", "--minutes", "25", "--precision", "bf16", "--compile"],
+        "train": {"batch_size": 8, "learning_rate": 1e-3, "epochs": 1},
+        "questions": 1000,
+        "jobs": 2,
+    },
+    "gpu": {
+        "pretrain": ["--params", "40m", "--batch-size", "32", "--minutes", "6"],
+        "train": {"batch_size": 8, "learning_rate": 5e-4, "epochs": 3},
+        "questions": 2500,
+        "jobs": 4,
+    },
+}
+VARIATIONS = (
+    Variation("sdpo", ()),
+    Variation("listwise", ("--loss", "listwise")),
+    Variation("full", ("--lora-r", "0", "--learning-rate", "1e-4")),
+    Variation("hard", ("--negatives", "hard")),
+    Variation("beta-0.5", ("--beta", "0.5")),
+    Variation("template", ("--template", "{context} In short, the case cited at <HOLDING> was")),
+    Variation("three-epochs", ("--epochs", "3")),
+)
+# With every question there is: all of CaseHOLD's training rows, mined holdings and propositions.
+LARGE_VARIATIONS = (
+    Variation("all-questions", ()),
+    Variation("all-questions-full", ("--lora-r", "0", "--learning-rate", "1e-4")),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: two cores, two hours; gpu: one card")
+    parser.add_argument("--casehold", type=Path, required=True, help="folder with train, validation and test")
+    parser.add_argument("--opinions", type=Path, required=True, help="folder or file of opinions")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/reproduce"), help="folder, to go on with if it exists"
+    )
+    parser.add_argument("--minutes", type=positive_float, help="stop after so many, to go on later")
+    return parser
+
+
+class Reproduction:
+    """The stages, each left alone where its result stands already."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.size, self.output = SIZES[args.size], args.output
+        self.casehold, self.opinions = args.casehold.resolve(), args.opinions.resolve()  # no name of the hub's
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.model = self.output / "model"
+
+    def script(self, name: str, *flags) -> None:
+        """Run one of the project's scripts; raises KeyboardInterrupt where it was interrupted and saved."""
+        child = subprocess.Popen([sys.executable, str(ROOT / name), *map(str, flags)], process_group=0)
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
+            raise InputError(f"{name} ended with {code}; the same command goes on")
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the seconds spent, interrupted or not, to the stage's in seconds.json."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - began
+            with atomic_file(self.output / "seconds.json") as temporary:
+                temporary.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+
+    def seconds(self) -> dict[str, float]:
+        path = self.output / "seconds.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def mine(self) -> None:
+        if not (self.output / "mined").exists():
+            flags = ["--exclude", self.casehold, "--propositions", "--output", self.output / "mined"]
+            self.script("tools/mine_holdings.py", self.opinions, *flags)
+
+    def mix(self) -> None:
+        """questions: of each kind, a training split of the grid's size; all: with every question. Their validation and
+        test are CaseHOLD's."""
+        training = [find_split(str(folder), "train") for folder in (self.casehold, self.output / "mined")]
+        rows = [line for path in training for line in path.read_text(encoding="utf-8").splitlines()]
+        random.Random(SEED).shuffle(rows)
+        real_or_holding = [row for row in rows if f'"id": "{PROPOSITION}-' not in row]
+        for name, kept in (("questions", real_or_holding[: self.size["questions"]]), ("all", rows)):
+            if not (self.output / name).exists():
+                with atomic_dir(self.output / name) as folder:
+                    (folder / "train.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+                    for split in ("validation", "test"):
+                        shutil.copy(find_split(str(self.casehold), split), folder / f"{split}.jsonl")
+
+    def pretrain(self) -> None:
+        if (self.model / "config.json").exists():
+            return
+        if (self.model / "pretraining" / "run.json").exists():
+            flags = ["--resume"]
+        else:
+            shutil.rmtree(self.model, ignore_errors=True)  # killed before there was anything to go on with
+            flags = ["--text", self.opinions, "--questions", self.casehold, "--exclude", self.casehold]
+            flags += self.size["pretrain"]
+        self.script("tools/pretrain_lm.py", *flags, "--output", self.model)
+
+    def grid(self) -> None:
+        flags = ["--loss", *LOSSES, "--every-num-neg", "sdpo", "--every-seed", "sdpo", "--seed", "0", "1", "2"]
+        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--score", "reward", "--jobs", self.size["jobs"]]
+        for name, value in self.settings("questions").items():
+            flags += ["--" + name.replace("_", "-"), value]
+        if not (self.output / "grid" / "report.md").exists():
+            self.script("tools/sweep.py", *flags, "--output", self.output / "grid")
+
+    def settings(self, data: str) -> dict:
+        return {"model": str(self.model), "data": str(self.output / data), **self.size["train"]}
+
+    def vary(self) -> list:
+        """What single changes give on validation; those with every question come last."""
+        found = []
+        threads = max(1, (os.cpu_count() or 1) // self.size["jobs"])
+        for data, variations in (("questions", VARIATIONS), ("all", LARGE_VARIATIONS)):
+            folder = self.output / f"variations-{data}"
+            with Sweep(folder, self.settings(data), threads, score="all", splits=["validation"]) as sweep:
+                sweep.perform(variations, self.size["jobs"])
+                found += outcomes(sweep, variations)[bool(found) :]
+        return found
+
+    def run_folder(self, name: str) -> Path:
+        return next(self.output.glob(f"variations-*/runs/{name}"))
+
+    def ship(self, name: str, score: str) -> list[Shipped]:
+        """The chosen run and its untuned base on the test questions, in PyTorch; and the run exported and in C++."""
+        folder, run = self.output / "best", self.run_folder(name)
+        folder.mkdir(exist_ok=True)
+        test, data = self.output / "questions" / "test.jsonl", self.output / "questions"
+        untuned_score = "sum" if score == "reward" else score
+        made = [
+            ("untuned", self.model, untuned_score, folder / "untuned.jsonl"),
+            ("tuned, PyTorch", run, score, folder / "tuned.jsonl"),
+        ]
+        for _, model, by, path in made:
+            if not path.exists():
+                self.script("eval_mc.py", "--data", data, "--model", model, "--score", by, "--output", path)
+        rows = [Shipped(title, path) for title, _, _, path in made]
+        subprocess.run([ROOT / "tools" / "build_scorer.sh"], check=True)
+        for form in ("none", "int8"):
+            paths = {}
+            for source, model in (("tuned", run), ("base", self.model)):
+                paths[source] = folder / f"{source}.{form}.onnx"
+                if not paths[source].exists() and (source == "tuned" or score == "reward"):
+                    flags = ["--data", data, "--output", paths[source], "--quantize", form]
+                    self.script("export.py", "--model", model, *flags)
+            by = ["--reference", paths["base"]] if score == "reward" else ["--score", score]
+            predictions = folder / f"cpp.{form}.jsonl"
+            command = [ROOT / "cpp_scorer" / "score", "--model", paths["tuned"], "--input", test, *by]
+            subprocess.run([*command, "--output", predictions], check=True)
+            rows.append(Shipped(f"tuned, C++ {'fp32' if form == 'none' else form}", predictions))
+        return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a process manager's stop saves too
+    if args.minutes:
+        alarm = threading.Timer(args.minutes * 60, lambda: os.kill(os.getpid(), signal.SIGINT))
+        alarm.daemon = True
+        alarm.start()
+    work = Reproduction(args)
+    try:
+        for stage in (work.mine, work.mix, work.pretrain, work.grid):
+            with work.timed(stage.__name__):
+                stage()
+        with work.timed("vary"):
+            found = work.vary()
+        chosen = best(found)
+        with work.timed("ship"):
+            shipped = work.ship(chosen.name, chosen.score)
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on where {args.output} stands", file=sys.stderr)
+        raise
+    with atomic_file(args.output / "report.md") as temporary:
+        text = markdown(args.output, args.size, work.seconds(), found, chosen, shipped)
+        temporary.write_text(text, encoding="utf-8")
+    print(f"{args.output / 'report.md'}: {sum(work.seconds().values()) / 60:.0f} minutes in all")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
