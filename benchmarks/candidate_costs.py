@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
@@ -83,10 +84,9 @@ def class_names(questions: Sequence[Question], tokenizer) -> tuple[str, ...]:
     pairs: Counter[str] = Counter()
     for question in questions:
         for ending in question.endings:
-            words = ending.split()
-            pairs.update(" ".join(pair) for pair in zip(words, words[1:]))
+            pairs.update(" ".join(pair) for pair in pairwise(ending.split()))
     short = (pair for pair, _ in pairs.most_common() if len(tokenizer(f" {pair}")["input_ids"]) < MAX_TOKENS)
-    names = tuple(name for name, _ in zip(short, range(NUM_NAMES)))
+    names = tuple(islice(short, NUM_NAMES))
     if len(names) < NUM_NAMES:
         raise InputError("the training split has too few endings to take 100 names from")
     return names
@@ -120,10 +120,8 @@ def trained(scorer: PackedScorer, items: Sequence[EncodedQuestion]) -> None:
     for item in items:
         logprobs = scorer(pack([item]))
         rewards = torch.tensor([item.question.rewards], dtype=torch.float64)
-        scores = 0.1 * (logprobs - logprobs.detach())
-        sdpo(
-            scores, torch.ones_like(rewards, dtype=torch.bool), rewards, rewards.mean(1), LossOptions()
-        ).sum().backward()
+        scores, mask = 0.1 * (logprobs - logprobs.detach()), torch.ones_like(rewards, dtype=torch.bool)
+        sdpo(scores, mask, rewards, rewards.mean(1), LossOptions()).sum().backward()
         scorer.zero_grad(set_to_none=True)
 
 
