@@ -3,7 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo sweep-demo test test-all lint scorer clean
+# Of `make reproduce`.
+SIZE ?= cpu
+CASEHOLD ?= ../shared/casehold
+OPINIONS ?= ../shared/caselaw
+
+.PHONY: help setup demo sweep-demo reproduce test test-all lint scorer clean
 
 help:           ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -20,6 +25,10 @@ demo: $(READY)  ## train, evaluate, export and score without a network (minutes)
 sweep-demo: $(READY) ## the papers' tables and figures on the demo, into runs/sweep-demo
 	$(BIN)/python tools/sweep.py --model demo --data demo --limit 320 --batch-size 16 --learning-rate 3e-3 --jobs 2 \
 		--output runs/sweep-demo $(GRID)
+
+reproduce: $(READY) ## CaseHOLD from text alone: SIZE=cpu (two hours) or gpu, CASEHOLD=DIR, OPINIONS=DIR
+	$(BIN)/python tools/reproduce.py --size $(SIZE) --casehold $(CASEHOLD) --opinions $(OPINIONS) \
+		--output runs/reproduce-$(SIZE) $(FLAGS)
 
 test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -q
