@@ -39,7 +39,8 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --model FILE          the model that export.py wrote, its other files beside it (required)
   --input FILE|-        questions (default -, standard input)
   --output FILE|-       predictions (default -, standard output)
-  --score sum|mean      choose by the ending's log-prob, or by its mean over tokens (default sum)
+  --score NAME          choose by the ending's log-prob (sum, the default), by its mean over tokens (mean), or less
+                        its log-prob after a neutral prompt (pmi, which takes a second, shorter run)
   --reference FILE      choose by the log-ratio to this model, the quantity that preference training trains
   --device cpu|cuda     where to run (default cpu)
   --threads N           processor threads (default: the physical cores)
@@ -81,6 +82,13 @@ bool is_second(const std::string& flag, const std::string& text, const std::stri
   return text == second;
 }
 
+Score score_named(const std::string& text) {
+  for (const Score score : {Score::kSum, Score::kMean, Score::kPmi}) {
+    if (name_of(score) == text) return score;
+  }
+  throw BadFlag("--score takes sum, mean or pmi, not '" + text + "'");
+}
+
 CommandLine parse_command_line(int argc, char** argv) {
   enum { kModel = 1, kInput, kOutput, kScore, kReference, kDevice, kThreads, kBatchTokens, kTokenize, kVersion, kHelp };
   const option flags[] = {{"model", required_argument, nullptr, kModel},
@@ -103,7 +111,7 @@ CommandLine parse_command_line(int argc, char** argv) {
       case kModel: line.model = value; break;
       case kInput: line.input = value; break;
       case kOutput: line.output = value; break;
-      case kScore: line.score = is_second("--score", value, "sum", "mean") ? Score::kMean : Score::kSum; break;
+      case kScore: line.score = score_named(value); break;
       case kReference: line.reference = value; break;
       case kDevice: line.device = is_second("--device", value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
       case kThreads: line.threads = static_cast<int>(positive_number("--threads", value, 1024)); break;
@@ -118,6 +126,9 @@ CommandLine parse_command_line(int argc, char** argv) {
   if (optind < argc) throw BadFlag(std::string("'") + argv[optind] + "' is no flag of this program");
   if (line.version || line.help) return line;
   if (line.model.empty()) throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
+  if (line.score == Score::kPmi && !line.reference.empty()) {
+    throw BadFlag("--score pmi sets log-probs against those after a neutral prompt, so it takes no --reference");
+  }
   if (line.input == "-" && isatty(STDIN_FILENO)) {
     throw BadFlag("no questions: score --model " + line.model + " --input questions.jsonl (or pipe them in)");
   }

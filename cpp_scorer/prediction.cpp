@@ -24,13 +24,19 @@ std::string to_array(const std::vector<Number>& numbers) {
 
 }  // namespace
 
-std::string name_of(Score score) { return score == Score::kSum ? "sum" : "mean"; }
+std::string name_of(Score score) {
+  switch (score) {
+    case Score::kMean: return "mean";
+    case Score::kPmi: return "pmi";
+    default: return "sum";
+  }
+}
 
 size_t Prediction::choice() const {
   const auto value = [this](size_t k) {
-    const double reference = reference_logprobs.empty() ? 0.0 : reference_logprobs[k];
-    const double sum = logprobs[k] - reference;
-    return score == Score::kSum ? sum : sum / static_cast<double>(tokens[k]);
+    double sum = logprobs[k];
+    for (const auto* against : {&neutral_logprobs, &reference_logprobs}) sum -= against->empty() ? 0.0 : (*against)[k];
+    return score == Score::kMean ? sum / static_cast<double>(tokens[k]) : sum;
   };
   size_t best = 0;
   for (size_t k = 1; k < logprobs.size(); ++k) {
@@ -44,6 +50,7 @@ std::string Prediction::to_json() const {
   if (label) line += ", \"label\": " + to_text(*label);
   line += ", \"score\": \"" + name_of(score) + "\"";
   line += ", \"logprobs\": " + to_array(logprobs);
+  if (!neutral_logprobs.empty()) line += ", \"neutral_logprobs\": " + to_array(neutral_logprobs);
   if (!reference_logprobs.empty()) line += ", \"reference_logprobs\": " + to_array(reference_logprobs);
   line += ", \"tokens\": " + to_array(tokens) + ", \"bytes\": " + to_array(bytes);
   return line + ", \"truncated\": " + to_text(truncated) + "}\n";

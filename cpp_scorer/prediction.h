@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-enum class Score { kSum, kMean };
+enum class Score { kSum, kMean, kPmi };
 
 /// The word for it, on the command line and in predictions.
 std::string name_of(Score score);
@@ -16,12 +16,14 @@ struct Prediction {
   std::string id;
   std::optional<int64_t> label;
   Score score = Score::kSum;
-  std::vector<float> logprobs, reference_logprobs;  // the latter empty without a reference
+  std::vector<float> logprobs;
+  std::vector<float> neutral_logprobs;              // after the neutral prompt; empty but for kPmi
+  std::vector<float> reference_logprobs;            // empty without a reference
   std::vector<int64_t> tokens, bytes;               // of each ending
   int64_t truncated = 0;
 
-  /// The candidate with the largest log-prob, or log-ratio where there is a reference, by its sum or by its mean over
-  /// tokens. The first of equals wins. All log-probs must be finite.
+  /// The candidate with the largest log-prob, less those it is set against (after the neutral prompt, or under the
+  /// reference), by its sum or by its mean over tokens. The first of equals wins. All log-probs must be finite.
   size_t choice() const;
 
   /// The prediction as one line of JSON, line feed included. Floats round-trip.

@@ -10,6 +10,7 @@
 namespace {
 
 constexpr std::string_view kWhiteSpace = " \t\n\v\f\r";
+constexpr std::string_view kNeutralPrompt = "Answer:";
 
 /// A character of a field's name; every character beyond ASCII counts as a letter.
 bool is_word(unsigned char byte) { return byte >= 0x80 || std::isalnum(byte) || byte == '_'; }
@@ -55,6 +56,18 @@ std::string fill(std::string_view text, const Question& question) {
   return filled.append(text.substr(done));
 }
 
+std::string neutral_prompt(std::string_view template_text) {
+  std::string text;
+  size_t done = 0;
+  while (const auto placeholder = next_placeholder(template_text, done)) {
+    text += template_text.substr(done, placeholder->begin - done);
+    done = placeholder->end;
+  }
+  text += template_text.substr(done);
+  text.resize(strip_right(text).size());
+  return text.empty() ? std::string(kNeutralPrompt) : text;
+}
+
 }  // namespace
 
 std::string_view strip(std::string_view text) {
@@ -65,6 +78,7 @@ std::string_view strip(std::string_view text) {
 PromptEncoder::PromptEncoder(PromptConfig config, Encode encode)
     : config_(std::move(config)), encode_(std::move(encode)) {
   const std::string_view text = config_.template_text;
+  neutral_prompt_ids_ = encode_(neutral_prompt(text));
   for (auto found = next_placeholder(text, 0); found; found = next_placeholder(text, found->end)) {
     if (found->name == "context" || found->name == "question" || found->name == "prompt") {
       prefix_template_ = text.substr(0, found->begin);

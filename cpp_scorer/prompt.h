@@ -27,6 +27,10 @@ class PromptEncoder {
   /// that with the template alone exceed max_length.
   EncodedQuestion encode(const Question& question) const;
 
+  /// What stands for the question where an ending is scored without one: the template with every field empty, or
+  /// "Answer:" where that leaves nothing.
+  const std::vector<int64_t>& neutral_prompt_ids() const { return neutral_prompt_ids_; }
+
  private:
   /// The prompt's text: only `body`, the main field's value, may be cut.
   struct Pieces {
@@ -39,6 +43,7 @@ class PromptEncoder {
   PromptConfig config_;
   Encode encode_;
   std::string prefix_template_, main_field_, suffix_template_;
+  std::vector<int64_t> neutral_prompt_ids_;
 };
 
 /// Without white space at both ends: space, \t, \n, \v, \f and \r only, nothing else of Unicode.

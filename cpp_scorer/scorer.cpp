@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <iomanip>
+#include <optional>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -44,6 +45,17 @@ class Batch {
     return pack(rows);
   }
 
+  /// The same endings after another prompt.
+  PackedBatch packed_after(const std::vector<int64_t>& prompt_ids) const {
+    std::vector<EncodedQuestion> questions;
+    for (const PreparedQuestion& question : questions_) {
+      questions.push_back({prompt_ids, question.encoded.ending_ids, {}, 0});
+    }
+    std::vector<const EncodedQuestion*> rows;
+    for (const EncodedQuestion& question : questions) rows.push_back(&question);
+    return pack(rows);
+  }
+
  private:
   std::vector<PreparedQuestion> questions_;
   int64_t longest_ = 0, tokens_ = 0;
@@ -62,14 +74,20 @@ std::vector<float> candidates_of(const Logprobs& logprobs, size_t row, const Enc
   return values;
 }
 
-Prediction predict(const PreparedQuestion& question, size_t row, const Logprobs& logprobs, const Logprobs* reference,
-                   Score score) {
+/// What was computed for a batch; `neutral` and `reference` where they are asked for.
+struct Scored {
+  Logprobs logprobs;
+  std::optional<Logprobs> neutral, reference;
+};
+
+Prediction predict(const PreparedQuestion& question, size_t row, const Scored& scored, Score score) {
   Prediction prediction;
   prediction.id = question.id;
   prediction.label = question.label;
   prediction.score = score;
-  prediction.logprobs = candidates_of(logprobs, row, question.encoded);
-  if (reference) prediction.reference_logprobs = candidates_of(*reference, row, question.encoded);
+  prediction.logprobs = candidates_of(scored.logprobs, row, question.encoded);
+  if (scored.neutral) prediction.neutral_logprobs = candidates_of(*scored.neutral, row, question.encoded);
+  if (scored.reference) prediction.reference_logprobs = candidates_of(*scored.reference, row, question.encoded);
   for (const auto& ids : question.encoded.ending_ids) prediction.tokens.push_back(static_cast<int64_t>(ids.size()));
   prediction.bytes = question.encoded.ending_bytes;
   prediction.truncated = question.encoded.truncated;
@@ -122,13 +140,13 @@ Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, co
       continue;
     }
     const PackedBatch packed = batch.packed();
-    const Logprobs logprobs = model.run(packed);
-    const Logprobs reference_logprobs = reference ? reference->run(packed) : Logprobs{};
+    Scored scored{model.run(packed), std::nullopt, std::nullopt};
+    if (options.score == Score::kPmi) scored.neutral = model.run(batch.packed_after(encoder.neutral_prompt_ids()));
+    if (reference) scored.reference = reference->run(packed);
     std::string lines;
     for (size_t row = 0; row < questions.size(); ++row) {
       try {
-        lines += record(questions[row], predict(questions[row], row, logprobs, reference ? &reference_logprobs : nullptr,
-                                                options.score));
+        lines += record(questions[row], predict(questions[row], row, scored, options.score));
       } catch (const InputError& error) {
         lines += record_error(questions[row], error.what());
       }

@@ -8,7 +8,7 @@ from lib.evaluation import is_correct
 from lib.sweep import UNTUNED, Sweep
 
 # Scores that the C++ scorer can choose by: what is chosen here is shipped there.
-SCORES = ("sum", "mean", "reward")
+SCORES = ("sum", "mean", "pmi", "reward")
 
 
 @dataclass(frozen=True)

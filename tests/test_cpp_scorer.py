@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, SCORE, build_scorer, rows, tiny_model, write_jsonl
 
+import eval_mc
 from lib.data import load_split
 from lib.errors import InputError
 from lib.evaluation import Scored, choose, score_values
@@ -137,6 +138,25 @@ def test_predictions_equal_pythons(model, model_folder, tokenizer, tmp_path, sco
         if margin(theirs) > 2 * TOLERANCE:
             assert ours["prediction"] == theirs["prediction"]
         assert ours | {"logprobs": 0, "prediction": 0} == theirs | {"logprobs": 0, "prediction": 0}
+
+
+@pytest.mark.parametrize("template", ["{context}", "Passage: {context} Holding:"])
+def test_pmi_equals_pythons(own_onnx, tmp_path, template):
+    path = write_jsonl(tmp_path / "rows.jsonl", rows(8) + rows(4, num_candidates=3, start=50))
+    exported = own_onnx(template=template)
+    eval_mc.main(
+        [*map(str, ("--model", exported, "--data", path, "--score", "pmi", "--output", tmp_path / "out.jsonl"))]
+    )
+    wanted = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    found = answers(run("--model", exported, "--input", path, "--score", "pmi"))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert list(ours) == list(theirs)
+        for field in ("logprobs", "neutral_logprobs"):
+            assert ours[field] == pytest.approx(theirs[field], abs=TOLERANCE)
+        if margin(theirs) > 4 * TOLERANCE:
+            assert ours["prediction"] == theirs["prediction"]
+    sums = answers(run("--model", exported, "--input", path))
+    assert [one["prediction"] for one in sums] != [one["prediction"] for one in found]
 
 
 def test_equal_endings_tie_and_the_first_wins(model):
@@ -430,7 +450,8 @@ def test_a_bad_line_is_recorded_and_the_rest_is_scored(model, tmp_path):
         (["-x"], "'-x' is no flag"),
         (["question.jsonl"], "'question.jsonl' is no flag"),
         (["--model"], "--model needs a value"),
-        (["--model", "m", "--score", "bytes"], "--score takes sum or mean, not 'bytes'"),
+        (["--model", "m", "--score", "bytes"], "--score takes sum, mean or pmi, not 'bytes'"),
+        (["--model", "m", "--score", "pmi", "--reference", "r"], "so it takes no --reference"),
         (["--model", "m", "--device", "tpu"], "--device takes cpu or cuda, not 'tpu'"),
         (["--model", "m", "--threads", "0"], "--threads takes a number from 1"),
         (["--model", "m", "--threads", "two"], "--threads takes a number from 1"),

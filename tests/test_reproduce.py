@@ -10,7 +10,7 @@ from conftest import ROOT, opinions, rows, write_jsonl
 sys.path.insert(0, str(ROOT / "tools"))
 import reproduce  # noqa: E402
 
-from lib.variations import Outcome, Variation, best  # noqa: E402
+from lib.variations import Outcome, best  # noqa: E402
 
 TINY = {
     "pretrain": ["--params", "5m", "--vocab", "400", "--row-length", "64", "--batch-size", "64", "--epochs", "1"],
@@ -41,8 +41,8 @@ def test_every_stage_and_going_on(tmp_path, monkeypatch):
     for split, count in (("train", 12), ("validation", 6), ("test", 8)):
         write_jsonl(tmp_path / "casehold" / f"{split}.jsonl", rows(count, start=100 * count))
     monkeypatch.setitem(reproduce.SIZES, "cpu", TINY)
-    monkeypatch.setattr(reproduce, "VARIATIONS", reproduce.VARIATIONS[:2])
-    monkeypatch.setattr(reproduce, "LARGE_VARIATIONS", (Variation("full", ("--lora-r", "0")),))
+    chosen = [one for one in reproduce.VARIATIONS if one.name in ("all-questions", "full", "listwise")]
+    monkeypatch.setattr(reproduce, "VARIATIONS", chosen)
     flags = ["--casehold", "casehold", "--opinions", "opinions.jsonl", "--output", "out"]
     with pytest.raises(KeyboardInterrupt):
         reproduce.main([*flags, "--minutes", "0.5"])

@@ -32,7 +32,7 @@ from lib.propositions import PROPOSITION
 from lib.readers import find_split
 from lib.reproduction import Shipped, markdown
 from lib.sweep import Sweep
-from lib.variations import Variation, best, outcomes
+from lib.variations import Outcome, Variation, best, outcomes
 
 SEED = 0
 NUM_NEG = 4
@@ -40,7 +40,7 @@ NUM_NEG = 4
 SIZES = {
     "cpu": {
         "pretrain": ["--params", "5m", "--batch-size", "4", "--minutes", "25", "--precision", "bf16", "--compile"],
-        "train": {"batch_size": 8, "learning_rate": 1e-3, "epochs": 1},
+        "train": {"batch_size": 8, "learning_rate": 3e-3, "epochs": 1},
         "questions": 1000,
         "jobs": 2,
     },
@@ -51,19 +51,17 @@ SIZES = {
         "jobs": 4,
     },
 }
+# The long ones first, so that those at a time end together. ALL: the folder with every question there is.
+ALL = "ALL"
 VARIATIONS = (
+    Variation("all-questions", ("--data", ALL)),
+    Variation("three-epochs", ("--epochs", "3")),
     Variation("sdpo", ()),
     Variation("listwise", ("--loss", "listwise")),
-    Variation("full", ("--lora-r", "0", "--learning-rate", "1e-4")),
+    Variation("full", ("--lora-r", "0", "--learning-rate", "3e-4")),
     Variation("hard", ("--negatives", "hard")),
     Variation("beta-0.5", ("--beta", "0.5")),
     Variation("template", ("--template", "{context} In short, the case cited at <HOLDING> was")),
-    Variation("three-epochs", ("--epochs", "3")),
-)
-# With every question there is: all of CaseHOLD's training rows, mined holdings and propositions.
-LARGE_VARIATIONS = (
-    Variation("all-questions", ()),
-    Variation("all-questions-full", ("--lora-r", "0", "--learning-rate", "1e-4")),
 )
 
 
@@ -159,23 +157,21 @@ class Reproduction:
     def settings(self, data: str) -> dict:
         return {"model": str(self.model), "data": str(self.output / data), **self.size["train"]}
 
-    def vary(self) -> list:
-        """What single changes give on validation; those with every question come last."""
-        found = []
+    def vary(self) -> list[Outcome]:
+        """What single changes give on validation."""
+        everything = str(self.output / "all")
+        variations = [
+            Variation(one.name, tuple(everything if flag == ALL else flag for flag in one.flags)) for one in VARIATIONS
+        ]
         threads = max(1, (os.cpu_count() or 1) // self.size["jobs"])
-        for data, variations in (("questions", VARIATIONS), ("all", LARGE_VARIATIONS)):
-            folder = self.output / f"variations-{data}"
-            with Sweep(folder, self.settings(data), threads, score="all", splits=["validation"]) as sweep:
-                sweep.perform(variations, self.size["jobs"])
-                found += outcomes(sweep, variations)[bool(found) :]
-        return found
-
-    def run_folder(self, name: str) -> Path:
-        return next(self.output.glob(f"variations-*/runs/{name}"))
+        settings = self.settings("questions")
+        with Sweep(self.output / "variations", settings, threads, score="all", splits=["validation"]) as sweep:
+            sweep.perform(variations, self.size["jobs"])
+            return outcomes(sweep, variations)
 
     def ship(self, name: str, score: str) -> list[Shipped]:
         """The chosen run and its untuned base on the test questions, in PyTorch; and the run exported and in C++."""
-        folder, run = self.output / "best", self.run_folder(name)
+        folder, run = self.output / "best", self.output / "variations" / "runs" / name
         folder.mkdir(exist_ok=True)
         test, data = self.output / "questions" / "test.jsonl", self.output / "questions"
         untuned_score = "sum" if score == "reward" else score
