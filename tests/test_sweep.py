@@ -127,8 +127,11 @@ def test_a_second_call_makes_nothing_again(gone_on_with, monkeypatch, model_fold
 
 def test_another_setting_in_the_same_folder_is_refused(gone_on_with, model_folder, data_folder):
     settings = json.loads((gone_on_with / "sweep.json").read_text(encoding="utf-8"))
+    score = settings.pop("score")
     with pytest.raises(InputError, match="begun with --epochs 2, not 3; choose another --output"):
-        Sweep(gone_on_with, settings | {"epochs": 3}, None)
+        Sweep(gone_on_with, settings | {"epochs": 3}, None, score=score)
+    with pytest.raises(InputError, match="begun with --score sum, not reward; choose another --output"):
+        Sweep(gone_on_with, settings, None, score="reward")
 
 
 @pytest.fixture
@@ -226,6 +229,45 @@ def test_a_loss_without_beta_is_run_once_for_all_betas():
         *(Run("listwise", number, None, 7) for number in (1, 3)),
         Run("sft", 0, None, 7),
     ]
+
+
+def test_losses_beside_every_seed_take_the_first_seed_alone():
+    runs = make_grid(["sdpo", "sft"], ["sdpo"], [1, 4], [0.1], [3, 5], every_seed=["sdpo"])
+    assert [(run.loss, run.num_neg, run.seed) for run in runs] == [
+        ("sdpo", 1, 3),
+        ("sdpo", 4, 3),
+        ("sft", 0, 3),
+        ("sdpo", 1, 5),
+        ("sdpo", 4, 5),
+    ]
+
+
+@pytest.mark.parametrize("score", ["reward", "all"])
+def test_a_sweep_asks_for_its_score_and_knows_what_it_has(stand_in, tmp_path, score):
+    _, runs = stand_in("folder.mkdir()\nfinish()")
+    (tmp_path / "eval_mc.py").write_text(
+        """
+import pathlib, sys
+value = lambda flag: sys.argv[sys.argv.index(flag) + 1]
+output, names = pathlib.Path(value("--output")), [""]
+output.parent.mkdir(parents=True, exist_ok=True)
+if value("--score") == "all":
+    names = [".sum", ".pmi"] + ([] if value("--model") == "m" else [".reward"])
+for name in names:
+    output.with_suffix(f"{name}.jsonl").write_text(value("--score"))
+"""
+    )
+    settings = {"model": "m", "data": "d", "limit": None}
+    with Sweep(tmp_path / "own", settings, 1, score=score, splits=["validation"]) as sweep:
+        assert not sweep.is_done(runs[0])
+        sweep.perform(runs, 1)
+        assert all(map(sweep.is_done, runs))
+        tuned, untuned = ("reward", "pmi") if score == "all" else (None, None)
+        assert sweep.predictions(runs[0].name, "validation", tuned).read_text() == score
+        # The untuned model has no reference to take a reward by.
+        expected = "sum" if score == "reward" else "all"
+        assert sweep.predictions("untuned", "validation", untuned).read_text() == expected
+        assert not sweep.predictions(runs[0].name, "test").exists()
 
 
 @pytest.mark.slow

@@ -55,14 +55,15 @@ SIZES = {
 ALL = "ALL"
 VARIATIONS = (
     Variation("all-questions", ("--data", ALL)),
-    Variation("three-epochs", ("--epochs", "3")),
-    Variation("sdpo", ()),
-    Variation("listwise", ("--loss", "listwise")),
     Variation("full", ("--lora-r", "0", "--learning-rate", "3e-4")),
     Variation("hard", ("--negatives", "hard")),
     Variation("beta-0.5", ("--beta", "0.5")),
     Variation("template", ("--template", "{context} In short, the case cited at <HOLDING> was")),
 )
+
+
+# Runs of the grid that are variations too: made once, and first in the table.
+FROM_GRID = {"sdpo": f"sdpo-neg{NUM_NEG}-beta0.1-seed{SEED}", "listwise": f"listwise-neg{NUM_NEG}-seed{SEED}"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,9 +161,14 @@ class Reproduction:
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""
         everything = str(self.output / "all")
-        variations = [
-            Variation(one.name, tuple(everything if flag == ALL else flag for flag in one.flags)) for one in VARIATIONS
-        ]
+        variations = [Variation(name, ()) for name in FROM_GRID]
+        for name, run in FROM_GRID.items():
+            if not (self.output / "variations" / "runs" / name).exists():
+                with atomic_dir(self.output / "variations" / "runs" / name) as folder:
+                    shutil.copytree(self.output / "grid" / "runs" / run, folder, dirs_exist_ok=True)
+        for one in VARIATIONS:
+            flags = tuple(everything if flag == ALL else flag for flag in one.flags)
+            variations.append(Variation(one.name, flags))
         threads = max(1, (os.cpu_count() or 1) // self.size["jobs"])
         settings = self.settings("questions")
         with Sweep(self.output / "variations", settings, threads, score="all", splits=["validation"]) as sweep:
