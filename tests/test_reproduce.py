@@ -41,7 +41,7 @@ def test_every_stage_and_going_on(tmp_path, monkeypatch):
     for split, count in (("train", 12), ("validation", 6), ("test", 8)):
         write_jsonl(tmp_path / "casehold" / f"{split}.jsonl", rows(count, start=100 * count))
     monkeypatch.setitem(reproduce.SIZES, "cpu", TINY)
-    chosen = [one for one in reproduce.VARIATIONS if one.name in ("all-questions", "full")]
+    chosen = [one for one in reproduce.VARIATIONS if one.name in (*reproduce.FROM_GRID, "all-questions", "full")]
     monkeypatch.setattr(reproduce, "VARIATIONS", chosen)
     flags = ["--casehold", "casehold", "--opinions", "opinions.jsonl", "--output", "out"]
     with pytest.raises(KeyboardInterrupt):

@@ -51,9 +51,11 @@ SIZES = {
         "jobs": 4,
     },
 }
-# The long ones first, so that those at a time end together. ALL: the folder with every question there is.
-ALL = "ALL"
+ALL = "ALL"  # stands for the folder with every question there is
+# The longest is the first that is trained, so that those at a time end together.
 VARIATIONS = (
+    Variation("sdpo", ()),
+    Variation("listwise", ("--loss", "listwise")),
     Variation("all-questions", ("--data", ALL)),
     Variation("full", ("--lora-r", "0", "--learning-rate", "3e-4")),
     Variation("hard", ("--negatives", "hard")),
@@ -62,7 +64,7 @@ VARIATIONS = (
 )
 
 
-# Runs of the grid that are variations too: made once, and first in the table.
+# Variations that are runs of the grid, and made there.
 FROM_GRID = {"sdpo": f"sdpo-neg{NUM_NEG}-beta0.1-seed{SEED}", "listwise": f"listwise-neg{NUM_NEG}-seed{SEED}"}
 
 
@@ -161,14 +163,13 @@ class Reproduction:
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""
         everything = str(self.output / "all")
-        variations = [Variation(name, ()) for name in FROM_GRID]
         for name, run in FROM_GRID.items():
             if not (self.output / "variations" / "runs" / name).exists():
                 with atomic_dir(self.output / "variations" / "runs" / name) as folder:
                     shutil.copytree(self.output / "grid" / "runs" / run, folder, dirs_exist_ok=True)
-        for one in VARIATIONS:
-            flags = tuple(everything if flag == ALL else flag for flag in one.flags)
-            variations.append(Variation(one.name, flags))
+        variations = [
+            Variation(one.name, tuple(everything if flag == ALL else flag for flag in one.flags)) for one in VARIATIONS
+        ]
         threads = max(1, (os.cpu_count() or 1) // self.size["jobs"])
         settings = self.settings("questions")
         with Sweep(self.output / "variations", settings, threads, score="all", splits=["validation"]) as sweep:
