@@ -199,7 +199,7 @@ class Sweep:
         self._evaluate(run.name, str(folder))
 
     def _evaluate(self, name: str, model: str) -> None:
-        shared = shared_flags({key: self.settings[key] for key in ("data", "limit")})
+        shared = shared_flags({key: self.settings.get(key) for key in ("data", "limit")})
         score = "sum" if name == UNTUNED and self.score == "reward" else self.score
         for split in self.splits:
             if not self._is_evaluated(name, split):
