@@ -575,6 +575,7 @@ def test_unit_tests():
     ctest(BUILD)
 
 
+@pytest.mark.slow
 def test_unit_tests_under_the_sanitizers(sanitized):
     ctest(sanitized)
 
