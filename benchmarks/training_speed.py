@@ -130,6 +130,7 @@ def trl_steps(model, tokenizer, questions, args, device) -> Iterator[tuple[float
         model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora
     )
     trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1  # train() sets it, which we step through by hand
     trainer.model.train()
     for start in range(0, len(rows), NUM_NEGATIVES):
         batch = trainer.data_collator([trainer.train_dataset[start + offset] for offset in range(NUM_NEGATIVES)])
