@@ -43,7 +43,7 @@ def split_by_opinion(mined: Sequence[Mined], shares: dict[str, float], seed: int
 
     first_seen: dict[str, int] = {}
     for item in mined:
-        for run in word_runs(item.holding.passage.replace(MASK, item.holding.text)):
+        for run in word_runs(item.holding.filled):
             family[root(item.opinion)] = root(first_seen.setdefault(run, item.opinion))
     roots = [root(item.opinion) for item in mined]
     sizes = Counter(roots)

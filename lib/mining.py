@@ -43,6 +43,11 @@ class Holding:
     passage: str
     text: str
 
+    @property
+    def filled(self) -> str:
+        """The passage with the holding in the mask's place."""
+        return self.passage.replace(MASK, self.text)
+
 
 def holdings_and_problems(opinion: str) -> tuple[list[Holding], list[str]]:
     """The holdings of `opinion` (text from `lib.opinions.clean`), and for each parenthetical that opens with one of the

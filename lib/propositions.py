@@ -31,7 +31,7 @@ def propositions(opinion: str) -> list[Holding]:
 
 
 def _proposition(opinion: str, match: re.Match) -> Holding | None:
-    raw = match[1].rstrip(".”\"") if match[1].count("“") != match[1].count("”") else match[1].rstrip(".")
+    raw = match[1].rstrip('.”"') if match[1].count("“") != match[1].count("”") else match[1].rstrip(".")
     before = opinion[max(0, match.start() - CHARS_BEFORE) : match.start()]
     before = FOOTNOTES.split(before.split(PAGE_BREAK)[-1])[-1]
     after = opinion[match.end() : match.end() + CHARS_AFTER].split(PAGE_BREAK)[0]

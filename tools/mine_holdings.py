@@ -20,8 +20,7 @@ from lib.corpus import Corpus, load_corpus, parallel
 from lib.data import load_split
 from lib.distractors import Mined, questions, split_by_opinion
 from lib.errors import InputError, run_script
-from lib.holdings import MASK
-from lib.mining import Holding, holdings_and_problems
+from lib.mining import holdings_and_problems
 from lib.mining_report import write_report
 from lib.overlap import shares_run, word_runs
 from lib.paths import atomic_dir
@@ -105,7 +104,7 @@ def training_propositions(corpus: Corpus, members_of: dict[str, list[Mined]], wo
     """The propositions of opinions that stand in no other split, without those that share 13 consecutive words with a
     passage there."""
     others = [item for split, members in members_of.items() if split != "train" for item in members]
-    runs = {run for item in others for run in word_runs(filled(item.holding))}
+    runs = {run for item in others for run in word_runs(item.holding.filled)}
     taken = {item.opinion for item in others}
     texts = [opinion.text for opinion in corpus.opinions]
     return [
@@ -113,12 +112,8 @@ def training_propositions(corpus: Corpus, members_of: dict[str, list[Mined]], wo
         for number, found in enumerate(parallel(propositions, texts, workers, "propositions"))
         if number not in taken
         for holding in found
-        if not shares_run(filled(holding), runs)
+        if not shares_run(holding.filled, runs)
     ]
-
-
-def filled(holding: Holding) -> str:
-    return holding.passage.replace(MASK, holding.text)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from lib.paths import ROOT, atomic_dir, atomic_file
 from lib.propositions import PROPOSITION
 from lib.readers import find_split
 from lib.reproduction import Shipped, markdown
-from lib.sweep import Sweep
+from lib.sweep import Sweep, shared_flags
 from lib.variations import Outcome, Variation, best, outcomes
 
 SEED = 0
@@ -62,8 +62,6 @@ VARIATIONS = (
     Variation("beta-0.5", ("--beta", "0.5")),
     Variation("template", ("--template", "{context} In short, the case cited at <HOLDING> was")),
 )
-
-
 # Variations that are runs of the grid, and made there.
 FROM_GRID = {"sdpo": f"sdpo-neg{NUM_NEG}-beta0.1-seed{SEED}", "listwise": f"listwise-neg{NUM_NEG}-seed{SEED}"}
 
@@ -152,13 +150,13 @@ class Reproduction:
     def grid(self) -> None:
         flags = ["--loss", *LOSSES, "--every-num-neg", "sdpo", "--every-seed", "sdpo", "--seed", "0", "1", "2"]
         flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--score", "reward", "--jobs", self.size["jobs"]]
-        for name, value in self.settings("questions").items():
-            flags += ["--" + name.replace("_", "-"), value]
+        flags += shared_flags(self.settings)
         if not (self.output / "grid" / "report.md").exists():
             self.script("tools/sweep.py", *flags, "--output", self.output / "grid")
 
-    def settings(self, data: str) -> dict:
-        return {"model": str(self.model), "data": str(self.output / data), **self.size["train"]}
+    @property
+    def settings(self) -> dict:
+        return {"model": str(self.model), "data": str(self.output / "questions"), **self.size["train"]}
 
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""
@@ -171,8 +169,7 @@ class Reproduction:
             Variation(one.name, tuple(everything if flag == ALL else flag for flag in one.flags)) for one in VARIATIONS
         ]
         threads = max(1, (os.cpu_count() or 1) // self.size["jobs"])
-        settings = self.settings("questions")
-        with Sweep(self.output / "variations", settings, threads, score="all", splits=["validation"]) as sweep:
+        with Sweep(self.output / "variations", self.settings, threads, score="all", splits=["validation"]) as sweep:
             sweep.perform(variations, self.size["jobs"])
             return outcomes(sweep, variations)
 
