@@ -8,7 +8,10 @@ SIZE ?= cpu
 CASEHOLD ?= ../shared/casehold
 OPINIONS ?= ../shared/caselaw
 
-.PHONY: help setup demo sweep-demo reproduce test test-all lint scorer clean
+# Of `make bench`; llama.cpp's side needs its program LLAMA and the model's GGUF files.
+TOKENIZER ?= ../shared/qwen2_tokenizer
+
+.PHONY: help setup demo sweep-demo reproduce bench test test-all lint scorer clean
 
 help:           ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -29,6 +32,10 @@ sweep-demo: $(READY) ## the papers' tables and figures on the demo, into runs/sw
 reproduce: $(READY) ## CaseHOLD from text alone: SIZE=cpu (two hours) or gpu, CASEHOLD=DIR, OPINIONS=DIR
 	$(BIN)/python tools/reproduce.py --size $(SIZE) --casehold $(CASEHOLD) --opinions $(OPINIONS) \
 		--output runs/reproduce-$(SIZE) $(FLAGS)
+
+bench: $(READY) scorer ## every benchmark, into runs/bench (two hours): CASEHOLD=DIR, TOKENIZER=DIR, LLAMA=FILE, GGUF=FILES
+	$(BIN)/python benchmarks/bench.py --data $(CASEHOLD) --tokenizer $(TOKENIZER) --output runs/bench \
+		$(if $(LLAMA),--llama-perplexity $(LLAMA) --gguf $(GGUF))
 
 test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -q

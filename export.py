@@ -19,7 +19,14 @@ from lib.data import load_split
 from lib.errors import InputError, run_script
 from lib.models import LoadedModel, load_model
 from lib.onnx_causal import export_causal_lm, load_causal_lm
-from lib.onnx_check import compute_logprobs, int8_report, largest_difference, onnx_scorer, write_golden
+from lib.onnx_check import (
+    compare_quantized,
+    compute_logprobs,
+    int8_report,
+    largest_difference,
+    onnx_scorer,
+    write_golden,
+)
 from lib.onnx_files import (
     FORMAT_VERSION,
     TOKENIZER_FILE,
@@ -137,7 +144,8 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
             (folder / "int8").mkdir()
             path = write_model(graph, folder / "int8", args.output.stem, described)
             logprobs = compute_logprobs(onnx_scorer(path), encoded, "int8")
-            print("\n".join([f"int8: {size(path)} instead of {exact_size}", *int8_report(exact, logprobs, encoded)]))
+            price = int8_report(compare_quantized(exact, logprobs, encoded))
+            print("\n".join([f"int8: {size(path)} instead of {exact_size}", *price]))
         golden = folder / f"{args.output.stem}.golden.jsonl"
         write_golden(golden, encoded, logprobs)
         publish(path, golden, tokenizer_file, args.output)

@@ -3,7 +3,8 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/lm_eval_parity.py --model .cache/random-0.5b --data ../shared/casehold --limit 20
 
-End token off, fp32, the Hugging Face backend. Ends with 1 where a value differs by more than --tolerance.
+End token off and no question cut, as the harness has it; fp32, its Hugging Face backend. Ends with 1 where a value differs
+by more than --tolerance.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from lib.evaluation import score_values
 from lib.prompt import PromptConfig, encode_questions, ending_text
 from lib.selfcheck import unpacked_logprobs
 
+PROMPT = PromptConfig("{context}", max_length=4096, end_token=False)
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
@@ -37,7 +40,10 @@ def main(argv: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "predictions.jsonl"
-        flags = ["--model", args.model, "--data", args.data, "--limit", str(args.limit), "--no-end-token"]
+        for file in Path(args.model).iterdir():
+            (Path(folder) / file.name).symlink_to(file.resolve())
+        PROMPT.save(Path(folder))
+        flags = ["--model", folder, "--data", args.data, "--limit", str(args.limit)]
         eval_mc.main([*flags, "--precision", "fp32", "--score", "all", "--output", str(output)])
         ours = {score: read_values(output.with_suffix(f".{score}.jsonl")) for score in ("sum", "bytes", "mean")}
 
@@ -72,10 +78,9 @@ def read_values(path: Path) -> list[float]:
 @torch.inference_mode()
 def unpacked_means(model: torch.nn.Module, tokenizer, questions: Sequence[Question]) -> list[float]:
     """Mean log-prob a token of every ending, each in a forward of its own."""
-    config = PromptConfig("{context}", end_token=False)
     return [
         value / len(ids)
-        for item in encode_questions(questions, tokenizer, config)
+        for item in encode_questions(questions, tokenizer, PROMPT)
         for value, ids in zip(unpacked_logprobs(model, item, "cpu").tolist(), item.ending_ids, strict=True)
     ]
 

@@ -23,6 +23,7 @@ from lib.errors import InputError, run_script
 from lib.inference import start_accelerator
 from lib.prompt import PromptConfig, encode_questions
 from lib.scorers import ModelScorer
+from tables import machine, print_table, write_json
 
 SIDES = {
     "sum": dict(neutral=False, reference=False),
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="folder or file with questions, test split")
     parser.add_argument("--rounds", type=positive_int, default=5, help="rounds, new questions in each")
     parser.add_argument("--questions", type=positive_int, default=10, help="questions a round")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args(argv)
 
     data = load_split(args.data, "test", limit=args.rounds * args.questions)
@@ -57,11 +59,14 @@ def main(argv: list[str] | None = None) -> int:
                 model.score(questions, prompt.template, **asked, per_token=False, description=name)
                 seconds[name].append((time.perf_counter() - began) / len(questions))
 
-    print(f"\n{args.rounds} rounds of {args.questions} questions, fp32\n")
-    print("| scores | s a question | lowest | highest | times the sum's |\n|---|---|---|---|---|")
+    print(f"\n{args.rounds} rounds of {args.questions} questions, fp32; {machine()}")
+    rows = []
     for name, values in seconds.items():
-        ratio = statistics.median(value / base for value, base in zip(values, seconds["sum"], strict=True))
-        print(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {ratio:.2f} |")
+        ratios = [value / base for value, base in zip(values, seconds["sum"], strict=True)]
+        shown = [statistics.median(values), min(values), max(values), statistics.median(ratios)]
+        rows.append([name, *(f"{value:.2f}" for value in shown)])
+    print_table(["scores", "s a question", "lowest", "highest", "times the sum's"], rows)
+    write_json(args.json, {"questions": args.questions, "seconds": seconds})
     return 0
 
 

@@ -1,180 +1,126 @@
 """Seconds a question for each way of scoring, in turn on the same questions, on this machine.
 
-    python benchmarks/scoring_speed.py --model RUN --onnx model.onnx model.int8.onnx --data ../shared/casehold
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/scoring_speed.py --model RUN --onnx model.onnx model.int8.onnx --data ../shared/casehold \\
+        --llama-perplexity llama.cpp/build/bin/llama-perplexity --gguf f32.gguf f16.gguf q8_0.gguf
 
-Sides: one padded batch of a question's candidates through Hugging Face (fp32, all logits), the packed pass in PyTorch
-(fp32), and the C++ scorer with each --onnx file. In a round every side scores the same questions, one side after the
-other; what comes out are medians over the rounds, and their ratio to the first side. Loading is not timed.
+Sides: one padded batch of a question's candidates through Hugging Face; the same with the prompt's keys and values
+reused; lm-evaluation-harness, where it is installed; llama.cpp with each --gguf file; the packed pass in PyTorch; and
+each --onnx file in onnxruntime from Python and in the C++ scorer. In a round every side scores the same questions, one
+side after the other; what comes out are medians over the rounds. Loading is not timed. On a GPU, PyTorch's sides run
+there.
 """
 
 import argparse
-import json
-import platform
+import importlib.util
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import sides
 from lib.cli import HelpFormatter, positive_int
 from lib.data import load_split
 from lib.errors import InputError, run_script
-from lib.models import load_model
-from lib.onnx_files import read_metadata
-from lib.pack import pack
-from lib.paths import atomic_file
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
-from lib.scoring import PackedScorer
+from lib.models import DTYPES, load_model
+from lib.prompt import PromptConfig, encode_questions
+from tables import machine, print_table, write_json
 
-SCORER = Path(__file__).resolve().parent.parent / "cpp_scorer" / "score"
-AGREEMENT = 2e-3  # nats, between log-probs of the fp32 sides
-
-Logprobs = list[list[float]]
-
-
-@dataclass
-class Side:
-    """One way of scoring. gflop: the work for one question, in 1e9 floating-point operations of matrix products."""
-
-    name: str
-    score: Callable[[Sequence[EncodedQuestion]], Logprobs]
-    gflop: Callable[[EncodedQuestion], float]
-    exact: bool = True
-    seconds: list[float] = field(default_factory=list)  # a question, for each round
-    gflop_per_second: list[float] = field(default_factory=list)
+AGREEMENT = 2e-3  # nats, between log-probs of the exact sides in fp32
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, help="run or model folder")
-    parser.add_argument("--onnx", nargs="*", default=[], metavar="FILE", help="exports of that model")
+    parser.add_argument("--onnx", nargs="*", type=Path, default=[], metavar="FILE", help="exports of that model")
+    parser.add_argument("--llama-perplexity", type=Path, metavar="PROGRAM", help="llama.cpp's program of that name")
+    parser.add_argument("--gguf", nargs="*", type=Path, default=[], metavar="FILE", help="that model for llama.cpp")
     parser.add_argument("--data", required=True, help="folder or file with questions, test split")
-    parser.add_argument("--rounds", type=positive_int, default=5, help="rounds, after one that is not counted")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of PyTorch's sides")
+    parser.add_argument("--rounds", type=positive_int, default=10, help="rounds, after one that is not counted")
     parser.add_argument("--questions", type=positive_int, default=4, help="questions a round, new ones each time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args(argv)
+    if args.gguf and not args.llama_perplexity:
+        parser.error("--gguf needs --llama-perplexity")
 
     needed = args.questions * (args.rounds + 1)
     data = load_split(args.data, "test", limit=needed)
     if len(data.questions) < needed:
         raise InputError(f"{data.source}: fewer than {needed} questions; lower --rounds or --questions")
-    loaded = load_model(args.model, torch.float32, merge=True)
+    loaded = load_model(args.model, DTYPES[args.precision], merge=True)
+    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     encoded = encode_questions(data.questions, loaded.tokenizer, loaded.prompt or PromptConfig(data.default_template))
-    sides = [hugging_face(loaded.model), packed_pytorch(loaded.model)]
-    sides += [cpp_scorer(path, loaded.model) for path in args.onnx]
+    compared = all_sides(args, loaded)
     for number in tqdm(range(args.rounds + 1), unit="round"):
-        run_round(sides, encoded[number * args.questions : (number + 1) * args.questions], counted=number > 0)
-    report(sides, args)
+        run_round(compared, encoded[number * args.questions :][: args.questions], args.precision, counted=number > 0)
+    report(compared, args)
     return 0
 
 
-def run_round(sides: Sequence[Side], questions: Sequence[EncodedQuestion], counted: bool) -> None:
-    """Time every side on `questions`; raises InputError where an fp32 side gives other log-probs than the first."""
+def all_sides(args: argparse.Namespace, loaded) -> list[sides.Side]:
+    model, config = loaded.model, loaded.model.config
+    compared = [sides.hugging_face(model), sides.hugging_face_cached(model)]
+    if importlib.util.find_spec("lm_eval"):
+        compared.append(sides.lm_eval(model, loaded.tokenizer))
+    else:
+        print("lm-evaluation-harness is missing; pip install -r benchmarks/requirements.txt")
+    compared += [sides.llama_cpp(args.llama_perplexity, gguf, config) for gguf in args.gguf]
+    compared.append(sides.packed_pytorch(model))
+    for make in (sides.onnx_python, sides.cpp_scorer):
+        compared += [make(path, config) for path in args.onnx]
+    return compared
+
+
+def run_round(compared: list[sides.Side], questions: sides.Questions, precision: str, counted: bool) -> None:
+    """Time every side on `questions`; raises InputError where an exact side gives other log-probs than the first."""
     first: torch.Tensor | None = None
-    for side in sides:
-        began = time.perf_counter()
-        logprobs = side.score(questions)
-        elapsed = time.perf_counter() - began
-        if counted:
-            side.seconds.append(elapsed / len(questions))
-            side.gflop_per_second.append(sum(map(side.gflop, questions)) / elapsed)
+    for side in compared:
+        logprobs = side.run(questions, counted)
+        if logprobs is None:
+            continue
         values = torch.tensor([value for row in logprobs for value in row])
         first = values if first is None else first
         difference = (values - first).abs().max().item()
-        if side.exact and not difference <= AGREEMENT:
-            raise InputError(f"{side.name}: log-probs differ by {difference:.2g} from those of {sides[0].name}")
+        if precision == "fp32" and side.exact and not difference <= AGREEMENT:
+            raise InputError(f"{side.name}: log-probs differ by {difference:.2g} from those of {compared[0].name}")
 
 
-def hugging_face(model: torch.nn.Module) -> Side:
-    """Each question's candidates as rows of one padded batch, prompt and all, as harnesses do it."""
-
-    def score(questions: Sequence[EncodedQuestion]) -> Logprobs:
-        return [score_one(item) for item in questions]
-
-    @torch.inference_mode()
-    def score_one(item: EncodedQuestion) -> list[float]:
-        rows = [torch.tensor([*item.prompt_ids, *ids]) for ids in item.ending_ids]
-        input_ids = pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
-        attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-        logprobs = logits[:, :-1].log_softmax(-1).gather(2, input_ids[:, 1:, None]).squeeze(2)
-        begin = len(item.prompt_ids) - 1
-        return [row[begin : length - 1].sum().item() for row, length in zip(logprobs, lengths.tolist(), strict=True)]
-
-    def gflop(item: EncodedQuestion) -> float:
-        length = len(item.prompt_ids) + max(map(len, item.ending_ids))
-        return len(item.ending_ids) * forward_gflop(model.config, length, length)
-
-    return Side("Hugging Face, one padded batch", score, gflop)
-
-
-def packed_pytorch(model: torch.nn.Module) -> Side:
-    scorer = PackedScorer(model)
-
-    @torch.inference_mode()
-    def score(questions: Sequence[EncodedQuestion]) -> Logprobs:
-        return [scorer(pack([item]))[0].tolist() for item in questions]
-
-    return Side("packed pass, PyTorch", score, lambda item: packed_gflop(model.config, item))
+def report(compared: list[sides.Side], args: argparse.Namespace) -> None:
+    medians = [statistics.median(side.seconds) for side in compared]
+    print(f"\n{args.rounds} rounds of {args.questions} questions, PyTorch in {args.precision}; {machine()}")
+    rows = [
+        [
+            side.name,
+            f"{median:.3f}",
+            f"{min(side.seconds):.3f}",
+            f"{max(side.seconds):.3f}",
+            f"{statistics.median(side.gflop_per_second):.0f}",
+            f"{medians[0] / median:.1f}",
+        ]
+        for side, median in zip(compared, medians, strict=True)
+    ]
+    print_table(["side", "s a question", "lowest", "highest", "GFLOP/s", "times as fast"], rows)
+    # Each of ours against each of theirs: the median over the rounds of the ratio within one.
+    scorers = [side for side in compared if side.name.startswith("C++")]
+    others = [side for side in compared if not side.name.startswith("C++")]
+    ratios = [
+        [other.name, *(f"{ratio(side, other):.3f} (1/{1 / ratio(side, other):.1f})" for side in scorers)]
+        for other in others
+    ]
+    if scorers:
+        print_table(["time of", *(f"{side.name}, to its time" for side in scorers)], ratios)
+    figures = [
+        {"side": side.name, "seconds": side.seconds, "gflop_per_second": side.gflop_per_second} for side in compared
+    ]
+    write_json(args.json, {"precision": args.precision, "questions": args.questions, "sides": figures})
 
 
-def cpp_scorer(path: str, model: torch.nn.Module) -> Side:
-    """The program, as a process that is fed a round's questions and answers them."""
-    quantization = read_metadata(Path(path))["quantization"]
-    process = subprocess.Popen([SCORER, "--model", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def score(questions: Sequence[EncodedQuestion]) -> Logprobs:
-        for item in questions:
-            row = {"context": item.question.fields["context"], "endings": item.question.endings}
-            process.stdin.write(json.dumps(row).encode() + b"\n")
-        process.stdin.flush()
-        return [json.loads(process.stdout.readline())["logprobs"] for _ in questions]
-
-    name = "C++ scorer, " + ("fp32" if quantization == "none" else quantization)
-    return Side(name, score, lambda item: packed_gflop(model.config, item), exact=quantization == "none")
-
-
-def packed_gflop(config, item: EncodedQuestion) -> float:
-    return forward_gflop(config, item.num_tokens, sum(map(len, item.ending_ids)))
-
-
-def forward_gflop(config, num_tokens: int, num_projected: int) -> float:
-    """Operations of the matrix products of one row of `num_tokens`, two for each multiply and add: linear layers,
-    attention's two products over all pairs, and the projection of `num_projected` rows."""
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    width = getattr(config, "head_dim", None) or hidden // heads
-    attention = 2 * hidden * heads * width + 2 * hidden * config.num_key_value_heads * width
-    layer = num_tokens * (attention + 3 * hidden * config.intermediate_size) + 2 * num_tokens**2 * heads * width
-    return 2 * (config.num_hidden_layers * layer + num_projected * hidden * config.vocab_size) / 1e9
-
-
-def report(sides: Sequence[Side], args: argparse.Namespace) -> None:
-    """Print the table as markdown, and write the figures with --json."""
-    baseline = statistics.median(sides[0].seconds)
-    versions = {name: version(name) for name in ("torch", "transformers", "onnxruntime-gpu")}
-    threads = torch.get_num_threads()
-    about = f"{args.rounds} rounds of {args.questions} questions, {threads} threads, {platform.machine()}"
-    print(f"\n{about}, " + ", ".join(f"{name} {number}" for name, number in versions.items()))
-    print("\n| side | s a question | lowest | highest | GFLOP/s | times as fast |\n|---|---|---|---|---|---|")
-    figures = []
-    for side in sides:
-        median = statistics.median(side.seconds)
-        rate = statistics.median(side.gflop_per_second)
-        figures.append({"side": side.name, "seconds": side.seconds, "gflop_per_second": side.gflop_per_second})
-        spread = f"{median:.3f} | {min(side.seconds):.3f} | {max(side.seconds):.3f}"
-        print(f"| {side.name} | {spread} | {rate:.0f} | {baseline / median:.1f} |")
-    if args.json:
-        with atomic_file(args.json) as temporary:
-            temporary.write_text(json.dumps({"about": about, "versions": versions, "sides": figures}, indent=1) + "\n")
+def ratio(one: sides.Side, other: sides.Side) -> float:
+    return statistics.median(mine / theirs for mine, theirs in zip(one.seconds, other.seconds, strict=True))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ side works in a process of its own, so that its peak memory is its own; loading 
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,10 +29,11 @@ from lib.errors import InputError, run_script
 from lib.losses import LossOptions, sdpo
 from lib.models import DTYPES, load_model, load_tokenizer, make_policy
 from lib.pack import pack
-from lib.paths import atomic_file
 from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
-from lib.runs import library_versions, peak_memory_gb
+from lib.runs import peak_memory_gb
 from lib.scoring import PackedScorer
+from tables import machine, print_table, write_json
+from timing import stopwatch
 
 NUM_NEGATIVES, RANK, ALPHA, BETA, LEARNING_RATE = 4, 8, 32, 0.1, 5e-5
 WARM_UP = 1  # questions before those that are timed, on sides that take seconds
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--data", required=True, help="folder or file with questions, train split")
     parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, new questions in each")
-    parser.add_argument("--questions", type=positive_int, default=4, help="questions a round; TRL takes one")
+    parser.add_argument("--questions", type=positive_int, default=4, help="questions a round; whole sequences take one")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of weights and products")
     parser.add_argument("--side", choices=SIDES, nargs="+", default=list(SIDES), help="what to run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
@@ -56,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(work(args)))
         return 0
 
+    if "trl" in args.side and not importlib.util.find_spec("trl"):
+        print("TRL is missing; pip install -r benchmarks/requirements.txt")
+        args.side.remove("trl")
     measured = {name: [] for name in args.side}
     for number in tqdm(range(args.rounds), unit="round"):
         for name in args.side:
@@ -71,8 +75,8 @@ def main(argv: list[str] | None = None) -> int:
 def work(args: argparse.Namespace) -> dict:
     """One side's round: seconds and tokens a question, the first loss, peak memory."""
     [side] = args.side
-    count = 1 if side == "trl" else args.questions
-    warm_up = 0 if side == "trl" else WARM_UP
+    slow = side in ("trl", "concatenated")
+    count, warm_up = (1, 0) if slow else (args.questions, WARM_UP)
     data = load_split(args.data, "train", limit=args.questions * (args.rounds + 1))
     tokenizer = load_tokenizer(args.model)
     encoded = encode_questions(data.questions, tokenizer, PromptConfig(data.default_template))
@@ -83,13 +87,11 @@ def work(args: argparse.Namespace) -> dict:
     steps = SIDES[side](model, tokenizer, [*encoded[-warm_up:][:warm_up], *asked], args, device)
     seconds, tokens, losses = [], [], []
     while True:
-        began = time.perf_counter()
+        stop = stopwatch(device)
         done = next(steps, None)
         if done is None:
             break
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(stop())
         losses.append(done[0])
         tokens.append(done[1])
     return {
@@ -222,23 +224,30 @@ TITLES = {
 
 
 def report(measured: dict[str, list[dict]], args: argparse.Namespace) -> None:
-    """Print the table as markdown, and write the figures with --json."""
-    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
-    print(f"\n{args.rounds} rounds, {args.precision}, {torch.get_num_threads()} threads; {versions}\n")
-    print("| side | s a question | lowest | highest | tokens/s | peak GB | loss, step 0 | times the first's speed |")
-    print("|---|---|---|---|---|---|---|---|")
-    first = None
+    print(f"\n{args.rounds} rounds, {args.precision}; {machine()}")
+    [first, *_] = measured.values()
+    rows = []
     for name, rounds in measured.items():
         seconds = [one["seconds"] for one in rounds]
-        median = statistics.median(seconds)
-        first = first or median
-        speed = statistics.median(one["tokens"] / one["seconds"] for one in rounds)
-        peak, loss = max(one["peak_memory_gb"] for one in rounds), rounds[0]["loss"]
-        print(f"| {TITLES[name]} | {median:.2f} | {min(seconds):.2f} | {max(seconds):.2f} | {speed:,.0f} | ", end="")
-        print(f"{peak:.1f} | {loss:.4f} | {first / median:.1f} |")
-    if args.json:
-        with atomic_file(args.json) as temporary:
-            temporary.write_text(json.dumps({"versions": versions, "sides": measured}, indent=1) + "\n")
+        tokens = statistics.median(one["tokens"] / one["seconds"] for one in rounds)
+        peak, least = max(one["peak_memory_gb"] for one in rounds), min(one["peak_memory_gb"] for one in first)
+        speed = statistics.median(base["seconds"] / one["seconds"] for base, one in zip(first, rounds, strict=True))
+        rows.append(
+            [
+                TITLES[name],
+                f"{statistics.median(seconds):.2f}",
+                f"{min(seconds):.2f}",
+                f"{max(seconds):.2f}",
+                f"{tokens:,.0f}",
+                f"{peak:.2f}",
+                f"{rounds[0]['loss']:.4f}",
+                f"{speed:.1f}",
+                f"{peak / least:.2f}",
+            ]
+        )
+    header = ["side", "s a question", "lowest", "highest", "tokens/s", "peak GB", "loss, step 0"]
+    print_table([*header, "times the first's speed", "its memory"], rows)
+    write_json(args.json, {"precision": args.precision, "sides": measured})
 
 
 if __name__ == "__main__":

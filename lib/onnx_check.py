@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,28 +54,47 @@ def largest_difference(what: str, one: Logprobs, other: Logprobs) -> float:
     return float(difference.max())
 
 
-def int8_report(exact: Logprobs, quantized: Logprobs, encoded: Sequence[EncodedQuestion]) -> list[str]:
-    """How int8 changes log-probs, and how many choices, by the margin that they had in fp32.
+@dataclass(frozen=True)
+class Fidelity:
+    """How a quantised graph changes log-probs, in nats: the largest and the mean of a candidate, the mean of a token.
+    flips: for margins from `low` to below `high` in fp32, how many of how many choices change."""
 
-    Raises InputError where the average change a token is above `INT8_TOKEN_CHANGE`.
-    """
+    largest: float
+    mean: float
+    per_token: float
+    flips: tuple[tuple[float, float, int, int], ...]
+
+    @property
+    def num_flips(self) -> int:
+        return sum(flipped for *_, flipped, _ in self.flips)
+
+
+def compare_quantized(exact: Logprobs, quantized: Logprobs, encoded: Sequence[EncodedQuestion]) -> Fidelity:
     change = np.abs(np.concatenate(exact) - np.concatenate(quantized))
-    per_token = change.sum() / sum(len(ids) for item in encoded for ids in item.ending_ids)
-    if not per_token <= INT8_TOKEN_CHANGE:
-        raise InputError(
-            f"int8 changes log-probs by {per_token:.3g} a token on average, more than {INT8_TOKEN_CHANGE:g}; "
-            "this model does not bear it; export without --quantize int8"
-        )
     margins = np.array([np.diff(np.sort(values)[-2:])[0] for values in exact])
     flips = np.array([np.argmax(one) != np.argmax(other) for one, other in zip(exact, quantized, strict=True)])
-    lines = [
-        f"  change of a log-prob: {change.max():.3g} at most, {change.mean():.3g} on average, {per_token:.2g} a token",
-        f"  choices that flip: {flips.sum()} of {len(flips)}, by their margin in fp32",
-    ]
+    bins = []
     for low, high in zip((0.0, *MARGINS), (*MARGINS, np.inf), strict=True):
         inside = (low <= margins) & (margins < high)
-        lines.append(f"    {low:g} to {high:g} nats: {flips[inside].sum()} of {inside.sum()}")
-    return lines
+        bins.append((low, high, int(flips[inside].sum()), int(inside.sum())))
+    per_token = change.sum() / sum(len(ids) for item in encoded for ids in item.ending_ids)
+    return Fidelity(float(change.max()), float(change.mean()), float(per_token), tuple(bins))
+
+
+def int8_report(fidelity: Fidelity) -> list[str]:
+    """The price of int8, for people; raises InputError where the average change a token exceeds `INT8_TOKEN_CHANGE`."""
+    if not fidelity.per_token <= INT8_TOKEN_CHANGE:
+        raise InputError(
+            f"int8 changes log-probs by {fidelity.per_token:.3g} a token on average, more than {INT8_TOKEN_CHANGE:g}; "
+            "this model does not bear it; export without --quantize int8"
+        )
+    return [
+        f"  change of a log-prob: {fidelity.largest:.3g} at most, {fidelity.mean:.3g} on average, "
+        f"{fidelity.per_token:.2g} a token",
+        f"  choices that flip: {fidelity.num_flips} of {sum(total for *_, total in fidelity.flips)}, "
+        "by their margin in fp32",
+        *(f"    {low:g} to {high:g} nats: {flipped} of {total}" for low, high, flipped, total in fidelity.flips),
+    ]
 
 
 def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logprobs) -> None:

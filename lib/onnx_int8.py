@@ -19,8 +19,11 @@ def require_optimum(what: str) -> None:
         ) from None
 
 
-def quantize(source: Path, folder: Path, config: PretrainedConfig) -> ir.Model:
+def quantize(
+    source: Path, folder: Path, config: PretrainedConfig, *, per_channel: bool = True, projection: bool = True
+) -> ir.Model:
     """The int8 form of the fp32 scoring graph at `source`; works in `folder`, and the result's weights lie there.
+    One scale a tensor, and a projection left in fp32, are there for benchmarks/fidelity.py to measure.
 
     optimum's quantiser does the matrix products, the projection included. Attention's own products, of two
     activations, stay in fp32: a softmax in 8 bits drops every probability below 0.002.
@@ -28,9 +31,11 @@ def quantize(source: Path, folder: Path, config: PretrainedConfig) -> ir.Model:
     from optimum.onnxruntime import AutoQuantizationConfig, ORTQuantizer
 
     graph = ir.load(source)
-    _use_matmul(graph.graph)
+    kept = set() if projection else {node.name for node in graph.graph if node.op_type == "Gemm"}
+    use_matmul(graph.graph)
     tables = _take_tables(graph.graph)
-    names = [node.name for node in graph.graph if node.op_type == "MatMul" and node.inputs[1].is_initializer()]
+    products = [node for node in graph.graph if node.op_type == "MatMul" and node.inputs[1].is_initializer()]
+    names = [node.name for node in products if node.name not in kept]
     # Shapes are known from the export. This mark, which the quantiser's own preparation would leave, spares it a
     # second copy of the model.
     graph.metadata_props["onnx.infer"] = "onnxruntime.quant"
@@ -40,7 +45,7 @@ def quantize(source: Path, folder: Path, config: PretrainedConfig) -> ir.Model:
     # u8 x s8 products, exact on every CPU with VNNI or dot-product instructions; without them (x86 before 2019)
     # onnxruntime's kernels can saturate.
     settings = AutoQuantizationConfig.avx512_vnni(
-        is_static=False, per_channel=True, operators_to_quantize=["MatMul"], nodes_to_quantize=names
+        is_static=False, per_channel=per_channel, operators_to_quantize=["MatMul"], nodes_to_quantize=names
     )
     ORTQuantizer(staged, config=config).quantize(
         save_dir=folder, file_suffix="int8", quantization_config=settings, use_external_data_format=True
@@ -52,7 +57,7 @@ def quantize(source: Path, folder: Path, config: PretrainedConfig) -> ir.Model:
     return quantized
 
 
-def _use_matmul(graph: ir.Graph) -> None:
+def use_matmul(graph: ir.Graph) -> None:
     """The projection's slices as MatMul by a transposed weight: the quantiser takes neither Gemm nor Transpose."""
     for node in graph:
         if node.op_type == "Gemm":

@@ -1,0 +1,147 @@
+"""The benchmarks: their counts of work equal torch's own, their questions reach llama.cpp whole, and every script runs."""
+
+import json
+import struct
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
+from torch.utils.flop_counter import FlopCounterMode
+
+from lib.pack import pack
+from lib.scoring import PackedScorer
+
+sys.path.append(str(ROOT / "benchmarks"))
+import flops  # noqa: E402
+import llama  # noqa: E402
+import sides  # noqa: E402
+
+
+@pytest.fixture
+def model():
+    model = tiny_model()
+    model.set_attn_implementation("eager")  # as matrix products, which the counter sees
+    return model
+
+
+def counted(run) -> float:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+# The rotary tables are a matrix product of one column in Hugging Face's models, which the count by hand leaves out.
+def rotary_gflop(config, num_tokens: int) -> float:
+    return 2 * num_tokens * (config.hidden_size // config.num_attention_heads // 2) / 1e9
+
+
+def test_a_forwards_operations_equal_torchs_count(model):
+    measured = counted(lambda: model(torch.arange(37)[None]))
+    assert flops.forward_gflop(model.config, 37, 37) == pytest.approx(measured - rotary_gflop(model.config, 37))
+
+
+def test_the_packed_pass_and_its_backward_equal_torchs_count(model, encode):
+    [item] = encode(rows(1))
+    scorer = PackedScorer(model)
+    rotary = rotary_gflop(model.config, item.num_tokens)
+    measured = counted(lambda: scorer(pack([item])))
+    assert flops.packed_gflop(model.config, item) == pytest.approx(measured - rotary)
+
+    model.requires_grad_(False)
+    embedding = model.get_input_embeddings()
+    # As below an adapter: states need gradients, weights do not.
+    embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+    measured = counted(lambda: scorer(pack([item])).sum().backward())
+    assert flops.training_gflop(model.config, item) == pytest.approx(measured - rotary)
+
+
+def test_the_graph_does_less_in_its_last_layer(model, encode):
+    [item] = encode(rows(1))
+    config, rest = model.config, item.num_tokens - flops.num_scored(item)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    saved = rest * (4 * hidden * hidden + 6 * hidden * inner + 4 * item.num_tokens * hidden)
+    assert flops.packed_gflop(config, item) - flops.graph_gflop(config, item) == pytest.approx(saved / 1e9)
+
+
+def test_every_way_of_scoring_gives_the_same_logprobs(model, encode):
+    items = encode(rows(3))
+    ways = [sides.hugging_face(model), sides.hugging_face_cached(model), sides.packed_pytorch(model)]
+    padded, reused, packed = (torch.tensor(way.run(items, counted=True)) for way in ways)
+    torch.testing.assert_close(reused, padded)
+    torch.testing.assert_close(packed, padded)
+    assert all(len(way.seconds) == 1 and way.seconds[0] > 0 for way in ways)
+
+
+def test_llama_gets_every_question(encode):
+    items = encode(rows(3))
+    data = llama.task_file(items)
+    count, *starts = struct.unpack_from("<4I", data)
+    assert count == 3
+    for item, start in zip(items, starts, strict=True):
+
+        def text(at: int) -> tuple[str, int]:
+            [size] = struct.unpack_from("<I", data, at)
+            return data[at + 4 : at + 4 + size].decode(), at + 4 + size
+
+        context, at = text(start)
+        assert context == item.question.fields["context"]
+        [candidates] = struct.unpack_from("<I", data, at)
+        at += 4
+        answers = []
+        for _ in range(candidates):
+            answer, at = text(at)
+            answers.append(answer)
+        assert tuple(answers) == tuple(item.question.endings)
+        labels = struct.unpack_from(f"<{candidates}i", data, at)
+        assert labels.index(1) == item.question.label and sum(labels) == 1
+        assert struct.unpack_from("<I", data, at + 4 * candidates) == (0,)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, tokenizer):
+    """A tiny model, a run on it and its exports; data of enough questions."""
+    folder = tmp_path_factory.mktemp("bench")
+    tiny_model().save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    for split, count in (("train", 160), ("validation", 8), ("test", 40)):
+        write_jsonl(folder / "data" / f"{split}.jsonl", rows(count))
+    flags = ["--model", folder / "model", "--data", folder / "data", "--limit", 4, "--epochs", 1]
+    run_python(ROOT / "train_sdpo.py", *flags, "--output", folder / "run", cwd=folder)
+    for name, quantize in (("model", "none"), ("model.int8", "int8")):
+        flags = ["--model", folder / "run", "--quantize", quantize, "--output", folder / f"{name}.onnx"]
+        run_python(ROOT / "export.py", *flags, "--data", folder / "data", cwd=folder)
+    return folder
+
+
+RUN, ONNX, BOTH = ["--model", "run"], ["--onnx", "model.onnx"], ["--onnx", "model.onnx", "model.int8.onnx"]
+SMALL = ["--rounds", 1, "--questions", 1]
+SCRIPTS = {
+    "scoring_speed": [*RUN, *BOTH, *SMALL],
+    "limit": [*RUN, *BOTH, "--questions", 1],
+    "training_speed": ["--model", "model", *SMALL, "--side", "concatenated", "packed", "packed-cached"],
+    "growth": [*RUN, *BOTH, "--rounds", 1],
+    "fidelity": [*RUN, *ONNX, "--reference", "model.onnx", "--limit", 4],
+    "score_costs": [*RUN, *SMALL],
+    "training_memory": ["--size", "0.05b", "--tokenizer", "model", "--precision", "fp32", "--cap-gb", 20],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_prints_a_table_and_writes_its_figures(prepared, scorer, name):
+    figures = prepared / f"{name}.json"
+    flags = [*SCRIPTS[name], "--data", "data", "--json", figures]
+    printed = run_python(ROOT / "benchmarks" / f"{name}.py", *flags, cwd=prepared).stdout
+    assert "|---|" in printed
+    assert "threads" in json.loads(figures.read_text())["machine"]
+
+
+@pytest.mark.slow
+def test_make_bench_says_what_is_missing_and_repeats_nothing(prepared):
+    """With every table there, nothing is measured again."""
+    names = (*SCRIPTS, "candidate_costs", "scorer_parity", "lm_eval_parity")
+    for name in names:
+        (prepared / "output" / f"{name}.md").parent.mkdir(exist_ok=True)
+        (prepared / "output" / f"{name}.md").write_text("done")
