@@ -3,8 +3,8 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/lm_eval_parity.py --model .cache/random-0.5b --data ../shared/casehold --limit 20
 
-End token off and no question cut, as the harness has it; fp32, its Hugging Face backend. Ends with 1 where a value differs
-by more than --tolerance.
+End token off and no question cut, as the harness has it; fp32, its Hugging Face backend. Ends with 1 where a value
+differs by more than --tolerance.
 """
 
 import argparse

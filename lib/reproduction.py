@@ -12,7 +12,7 @@ from lib.evaluation import is_correct
 from lib.losses import LOSSES
 from lib.metrics import margins, percent_interval, wilson_interval
 from lib.runs import library_versions, read_run
-from lib.sweep_report import table
+from lib.sweep_report import accuracy_cell, points_cell, table
 from lib.variations import SCORES, Outcome
 
 
@@ -84,15 +84,14 @@ def _grid(grid: dict) -> str:
     for variant in sorted(grid["variants"], key=lambda one: (list(LOSSES).index(one["loss"]), one["num_neg"])):
         test = variant["test"]
         each = ", ".join(f"{value:.1%}" for value in test["accuracies"])
-        deviation = "" if test["deviation"] is None else f"{100 * test['deviation']:.1f}"
         rows.append(
             [
                 variant["loss"],
                 str(variant["num_neg"]),
                 f"{variant['validation']['accuracy']:.1%}",
-                f"{test['accuracy']:.1%} {percent_interval(test['interval'])}",
+                accuracy_cell(test),
                 each,
-                deviation,
+                points_cell(test["deviation"]),
             ]
         )
     return table(["loss", "negatives", "validation", "test", "seeds", "sd"], rows)

@@ -37,7 +37,7 @@ def _heading(report: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in settings["libraries"].items())
     values = report["baselines"]
     base = [[name, *(f"{values[split][name]:.1%}" for split in questions)] for name in values["test"]]
-    base.append([UNTUNED, *(_accuracy(report[UNTUNED][split]) for split in questions)])
+    base.append([UNTUNED, *(accuracy_cell(report[UNTUNED][split]) for split in questions)])
     head = ["without training", *(f"{split} ({count} questions)" for split, count in questions.items())]
     return "\n\n".join(
         [
@@ -85,13 +85,13 @@ def _variants_table(report: dict, variants: Sequence[dict]) -> str:
     header += ["validation", "test", "min to max", "sd", "log-prob of the gold"]
     untuned = report[UNTUNED]
     rows = [[UNTUNED, *[""] * (4 + num_epochs), f"{untuned['validation']['accuracy']:.1%}"]]
-    rows[0] += [_accuracy(untuned["test"]), "", "", f"{untuned['test']['gold_logprob']:.1f}"]
+    rows[0] += [accuracy_cell(untuned["test"]), "", "", f"{untuned['test']['gold_logprob']:.1f}"]
     for variant in variants:
         test = variant["test"]
         losses = (f"{value:.4f}" for value in (variant["first_loss"], *variant["epoch_losses"]))
         rows.append([*_names(variant), str(len(variant["seeds"])), *losses, f"{variant['validation']['accuracy']:.1%}"])
         spread = f"{min(test['accuracies']):.1%} to {max(test['accuracies']):.1%}"
-        rows[-1] += [_accuracy(test), spread, _points(test["deviation"]), f"{test['gold_logprob']:.1f}"]
+        rows[-1] += [accuracy_cell(test), spread, points_cell(test["deviation"]), f"{test['gold_logprob']:.1f}"]
     return table(header, rows)
 
 
@@ -145,12 +145,12 @@ def _names(variant: dict) -> list[str]:
     return [variant["loss"], str(variant["num_neg"]), "" if variant["beta"] is None else str(variant["beta"])]
 
 
-def _accuracy(result: dict) -> str:
+def accuracy_cell(result: dict) -> str:
     low, high = result["interval"]
     return f"{result['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
 
 
-def _points(share: float | None) -> str:
+def points_cell(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
 
 

@@ -11,9 +11,10 @@ from lib.baselines import baselines
 from lib.data import Dataset, load_split
 from lib.errors import InputError
 from lib.evaluation import is_correct
+from lib.grid import Run
 from lib.metrics import wilson_interval
 from lib.runs import read_metrics, read_run
-from lib.sweep import SPLITS, UNTUNED, Run, Sweep
+from lib.sweep import SPLITS, UNTUNED, Sweep
 
 
 def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:

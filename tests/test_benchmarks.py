@@ -1,7 +1,8 @@
-"""The benchmarks: their counts of work equal torch's own, their questions reach llama.cpp whole, and every script runs."""
+"""The benchmarks: their counts of work are torch's own, llama.cpp gets their questions whole, and every script runs."""
 
 import json
 import struct
+import subprocess
 import sys
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.errors import InputError
 from lib.pack import pack
 from lib.scoring import PackedScorer
 
 sys.path.append(str(ROOT / "benchmarks"))
+import bench  # noqa: E402
 import flops  # noqa: E402
 import llama  # noqa: E402
 import sides  # noqa: E402
@@ -105,8 +108,13 @@ def prepared(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("bench")
     tiny_model().save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    for split, count in (("train", 160), ("validation", 8), ("test", 40)):
+    for split, count in (("validation", 8), ("test", 40)):
         write_jsonl(folder / "data" / f"{split}.jsonl", rows(count))
+    # Endings with 100 pairs of words among them.
+    numbered = [
+        row | {"endings": [f"{text} no. {number}" for text in row["endings"]]} for number, row in enumerate(rows(160))
+    ]
+    write_jsonl(folder / "data" / "train.jsonl", numbered)
     flags = ["--model", folder / "model", "--data", folder / "data", "--limit", 4, "--epochs", 1]
     run_python(ROOT / "train_sdpo.py", *flags, "--output", folder / "run", cwd=folder)
     for name, quantize in (("model", "none"), ("model.int8", "int8")):
@@ -124,6 +132,7 @@ SCRIPTS = {
     "growth": [*RUN, *BOTH, "--rounds", 1],
     "fidelity": [*RUN, *ONNX, "--reference", "model.onnx", "--limit", 4],
     "score_costs": [*RUN, *SMALL],
+    "candidate_costs": [*RUN, *BOTH, *SMALL],
     "training_memory": ["--size", "0.05b", "--tokenizer", "model", "--precision", "fp32", "--cap-gb", 20],
 }
 
@@ -138,10 +147,38 @@ def test_every_script_prints_a_table_and_writes_its_figures(prepared, scorer, na
     assert "threads" in json.loads(figures.read_text())["machine"]
 
 
-@pytest.mark.slow
-def test_make_bench_says_what_is_missing_and_repeats_nothing(prepared):
-    """With every table there, nothing is measured again."""
-    names = (*SCRIPTS, "candidate_costs", "scorer_parity", "lm_eval_parity")
-    for name in names:
-        (prepared / "output" / f"{name}.md").parent.mkdir(exist_ok=True)
-        (prepared / "output" / f"{name}.md").write_text("done")
+def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, capsys):
+    """With every table there, nothing is measured again; with one gone, that one alone, by its documented command."""
+    monkeypatch.setattr(bench, "prepare", lambda args: (tmp_path, tmp_path, [tmp_path / "fp32", tmp_path / "int8"]))
+    started = []
+
+    def run(command, **_):
+        started.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="| a table |")
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    assert bench.main(["--output", str(tmp_path)]) == 0
+    assert "missing: llama.cpp" in capsys.readouterr().out
+    written = {path.stem for path in tmp_path.glob("*.md")}
+    assert len(started) == len(written) >= 7
+    assert set(SCRIPTS) - {"training_memory"} <= written
+
+    started.clear()
+    (tmp_path / "limit.md").unlink()
+    assert bench.main(["--output", str(tmp_path)]) == 0
+    [[_, script, *_]] = started
+    assert script.name == "limit.py"
+    assert "| a table |" in (tmp_path / "limit.md").read_text()
+
+
+def test_bench_goes_on_after_a_failure_and_ends_with_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "prepare", lambda args: (tmp_path, tmp_path, [tmp_path / "fp32", tmp_path / "int8"]))
+    monkeypatch.setattr(
+        bench.subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, int("limit.py" in str(command[1])), stdout=""),
+    )
+    with pytest.raises(InputError, match="^failed, with the reason above: limit;"):
+        bench.main(["--output", str(tmp_path)])
+    assert (tmp_path / "growth.md").exists()
+    assert not (tmp_path / "limit.md").exists()

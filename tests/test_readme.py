@@ -22,8 +22,9 @@ NEED_A_HUB = {
     "torchrun --nproc_per_node 2 train_sdpo.py --num-neg 4",
 }
 RUN_THIS = {"make test", "make test-all"}  # this very suite
-# test_sweep.py runs a smaller grid, which takes 11 minutes whole; test_reproduce.py all stages, which take two hours.
-TESTED_ELSEWHERE = {"make sweep-demo", "make reproduce"}
+# test_sweep.py runs a smaller grid, which takes 11 minutes whole; test_reproduce.py all stages, and test_benchmarks.py
+# all benchmarks, which take two hours each.
+TESTED_ELSEWHERE = {"make sweep-demo", "make reproduce", "make bench"}
 
 
 def commands() -> list[str]:

@@ -16,9 +16,10 @@ from scipy.stats import norm
 
 import lib.sweep
 from lib.errors import InputError
+from lib.grid import Run, make_grid
 from lib.losses import LOSSES
 from lib.runs import read_metrics, read_run
-from lib.sweep import Run, Sweep, make_grid
+from lib.sweep import Sweep
 from lib.sweep_report import _cell
 
 SWEEP = ROOT / "tools" / "sweep.py"

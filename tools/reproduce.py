@@ -89,7 +89,10 @@ class Reproduction:
 
     def script(self, name: str, *flags) -> None:
         """Run one of the project's scripts; raises KeyboardInterrupt where it was interrupted and saved."""
-        child = subprocess.Popen([sys.executable, str(ROOT / name), *map(str, flags)], process_group=0)
+        self.program(name, sys.executable, ROOT / name, *flags)
+
+    def program(self, name: str, *command) -> None:
+        child = subprocess.Popen(list(map(str, command)), process_group=0)
         try:
             code = child.wait()
         except KeyboardInterrupt:
@@ -187,7 +190,7 @@ class Reproduction:
             if not path.exists():
                 self.script("eval_mc.py", "--data", data, "--model", model, "--score", by, "--output", path)
         rows = [Shipped(title, path) for title, _, _, path in made]
-        subprocess.run([ROOT / "tools" / "build_scorer.sh"], check=True)
+        self.program("tools/build_scorer.sh", ROOT / "tools" / "build_scorer.sh")
         for form in ("none", "int8"):
             paths = {}
             for source, model in (("tuned", run), ("base", self.model)):
@@ -197,8 +200,8 @@ class Reproduction:
                     self.script("export.py", "--model", model, *flags)
             by = ["--reference", paths["base"]] if score == "reward" else ["--score", score]
             predictions = folder / f"cpp.{form}.jsonl"
-            command = [ROOT / "cpp_scorer" / "score", "--model", paths["tuned"], "--input", test, *by]
-            subprocess.run([*command, "--output", predictions], check=True)
+            flags = ["--model", paths["tuned"], "--input", test, *by, "--output", predictions]
+            self.program("cpp_scorer/score", ROOT / "cpp_scorer" / "score", *flags)
             rows.append(Shipped(f"tuned, C++ {'fp32' if form == 'none' else form}", predictions))
         return rows
 

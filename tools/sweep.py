@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int
 from lib.errors import run_script
 from lib.evaluation import SCORES
+from lib.grid import Run, make_grid
 from lib.losses import LOSSES
 from lib.paths import atomic_file
 from lib.runs import read_metrics
-from lib.sweep import UNTUNED, Run, Sweep, make_grid
+from lib.sweep import UNTUNED, Sweep
 from lib.sweep_figures import draw_figures
 from lib.sweep_report import markdown
 from lib.sweep_results import collect
