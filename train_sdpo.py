@@ -11,12 +11,9 @@ python train_sdpo.py --resume                                    go on with the 
 import argparse
 import math
 import time
-from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -33,7 +30,7 @@ from lib.cli import (
     share,
 )
 from lib.data import Dataset, load_split
-from lib.errors import InputError, run_script
+from lib.errors import run_script
 from lib.evaluation import Scored, is_correct
 from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES, LossOptions
@@ -41,7 +38,7 @@ from lib.models import DTYPES, load_model, make_policy, pick_precision, weights_
 from lib.negatives import epoch_order
 from lib.preparation import prepare_questions
 from lib.prompt import PromptConfig, encode_questions
-from lib.recipe import Recipe, make_recipe, num_negatives, without_effect
+from lib.recipe import make_recipe, num_negatives, without_effect
 from lib.reference import reference_logprobs
 from lib.rewards import REWARDS
 from lib.runs import (
@@ -55,16 +52,7 @@ from lib.runs import (
 )
 from lib.scoring import PackedScorer
 from lib.selfcheck import check_family, check_packed_pass
-from lib.training import (
-    SUMS,
-    Member,
-    catch_interrupt,
-    micro_batches,
-    question_losses,
-    step_means,
-    step_sums,
-    training_batch,
-)
+from lib.training import backward_window, catch_interrupt, not_finite, step_means
 
 # The paper does not state these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
@@ -301,43 +289,6 @@ def load_data(settings: argparse.Namespace) -> tuple[Dataset, Dataset]:
     if train.sha256 == validation.sha256:
         print("warning: validation is the training file itself; its accuracy says nothing of new questions")
     return train, validation
-
-
-def backward_window(
-    scorer: torch.nn.Module,
-    window: list[Member],
-    recipe: Recipe,
-    accelerator: Accelerator,
-    batch_size: int,
-    *,
-    step: int,
-    epoch: int,
-) -> torch.Tensor:
-    """Forward and backward for this process's share of one step's questions, each with its reference log-probs where
-    there are any; returns their `step_sums`.
-
-    Each question of the window weighs the same, however it is cut into batches and processes.
-    """
-    batches = micro_batches(window, batch_size, accelerator.process_index, accelerator.num_processes)
-    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
-    for number, members in enumerate(batches, start=1):
-        # An empty share takes a stand-in of weight 0, since every process has to join in every backward pass.
-        weight = float(bool(members))
-        batch = training_batch(members or window[:1], recipe, epoch, accelerator.device, weight=weight)
-        with nullcontext() if number == len(batches) else accelerator.no_sync(scorer):
-            logprobs = scorer(batch.packed)  # (B, K)
-            losses, scores = question_losses(recipe, logprobs, batch)  # (B,), (B, K)
-            if not torch.isfinite(losses).all():
-                raise not_finite(step, "loss", batch.ids)
-            # The processes' gradients are averaged, hence their number.
-            accelerator.backward((losses * batch.weight).sum() * accelerator.num_processes / len(window))
-        sums += step_sums(batch, losses, scores, logprobs)
-    return sums
-
-
-def not_finite(step: int, what: str, ids: Iterable[str]) -> InputError:
-    named = ", ".join(ids)
-    return InputError(f"step {step}: the {what} is not finite on questions {named}; lower --learning-rate or --beta")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from lib.scoring import gather_rows, sum_by_candidate
 
 INPUTS = tuple(field.name for field in fields(PackedBatch))
 OUTPUT = "logprobs"
-OPSET = 20
+OPSET = 23  # the first with operators for attention, rotary embedding and RMSNorm
 SLICE_TOKENS = 10_000  # of the vocabulary projected at once: 40 kB of fp32 logits a row, so that they stay in cache
 
 
@@ -99,7 +99,6 @@ def export_graph(model: PreTrainedModel) -> ir.Model:
         if isinstance(layers[-1], ScoredRows):
             layers[-1] = layers[-1].layer
     graph = program.model
-    _use_division(graph.graph)
     for node in graph.graph:
         node.metadata_props.clear()  # stack traces: 2 MB, and paths of this machine
         node.doc_string = None
@@ -117,20 +116,6 @@ def _example() -> tuple[Tensor, ...]:
         "cand_index": [0, 0, 1, 1, 1, 2],
     }
     return tuple(torch.tensor([rows[name]] * 2) for name in INPUTS)
-
-
-def _use_division(graph: ir.Graph) -> None:
-    """x * (1 / sqrt) as x / sqrt: the form of RMSNorm that onnxruntime fuses into one kernel."""
-    for node in list(graph):
-        if node.op_type == "Reciprocal":
-            for use, index in list(node.outputs[0].uses()):
-                if use.op_type != "Mul":
-                    continue
-                use.replace_input_with(0, use.inputs[1 - index])
-                use.replace_input_with(1, node.inputs[0])
-                use.op_type = "Div"
-            if not node.outputs[0].uses():
-                graph.remove(node)
 
 
 @contextlib.contextmanager

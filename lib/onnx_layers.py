@@ -1,6 +1,5 @@
-"""The packed pass for a runtime on a CPU: attention one head at a time, and a last layer of the scored rows alone."""
+"""The packed pass for a runtime on a CPU: attention as one operator, and a last layer of the scored rows alone."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -8,27 +7,20 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lib.scoring import gather_rows
 
-ATTENTION = "head_by_head"
+ATTENTION = "grouped_attention"
 # Families whose decoder layers are made as `ScoredRows` takes them: norm, attention, norm, gated MLP, full rotary.
 ROTARY_FAMILIES = ("llama", "qwen2", "qwen3")
 
 
-def head_by_head(module, query, key, value, attention_mask, scaling, dropout=0.0, **_) -> tuple[Tensor, None]:
+def grouped_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **_) -> tuple[Tensor, None]:
     """Attention of queries [B, heads, L, D] to keys and values [B, kv_heads, L, D] as [B, L, heads, D].
 
-    One head at a time, so that its L x L scores stay in cache and a long row needs the memory of one head; and no
-    repeated keys and values. On 2 cores this is 4 % faster in fp32 and 7 % in int8 than all heads at once.
+    The exporter makes it ONNX's own Attention operator, which repeats no keys and values and takes one head a thread.
     """
-    batch, heads, length, width = query.shape
-    shared_by = heads // key.shape[1]
-    mask = attention_mask.squeeze(1)  # (B, L, L)
-    keys = [(one.squeeze(1) * scaling).transpose(1, 2) for one in key.split(1, dim=1)]
-    values = [one.squeeze(1) for one in value.split(1, dim=1)]
-    mixed = []
-    for head, one in enumerate(query.split(1, dim=1)):
-        scores = one.squeeze(1) @ keys[head // shared_by] + mask
-        mixed.append(F.softmax(scores, dim=-1) @ values[head // shared_by])
-    return torch.cat(mixed, dim=-1).view(batch, length, heads, width), None
+    mixed = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+    )
+    return mixed.transpose(1, 2), None
 
 
 class ScoredRows(nn.Module):
@@ -58,7 +50,7 @@ class ScoredRows(nn.Module):
         key, value = heads(attention.k_proj, normed, "k_norm"), heads(attention.v_proj, normed, "")
         query = rotate(query, rows_of(cos), rows_of(sin))
         mask = rows_of(attention_mask.squeeze(1)).unsqueeze(1)  # (B, 1, N, L)
-        mixed, _ = head_by_head(attention, query, rotate(key, cos, sin), value, mask, attention.scaling)
+        mixed, _ = grouped_attention(attention, query, rotate(key, cos, sin), value, mask, attention.scaling)
         hidden = rows_of(hidden_states) + attention.o_proj(mixed.flatten(2))
         return hidden + self.layer.mlp(self.layer.post_attention_layernorm(hidden))
 
@@ -68,4 +60,4 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return apply_rotary_pos_emb(states, states, cos, sin)[0]
 
 
-AttentionInterface.register(ATTENTION, head_by_head)
+AttentionInterface.register(ATTENTION, grouped_attention)

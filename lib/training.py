@@ -1,14 +1,17 @@
-"""What a training step is made of: its batches, and the sums behind its line in `metrics.jsonl`."""
+"""What a training step is made of: its batches, its backward pass, and the sums behind its line in `metrics.jsonl`."""
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from lib.errors import InputError
 from lib.losses import Objective, best_candidate, sft, take
 from lib.negatives import TrainingQuestion, draw_candidates
 from lib.pack import PackedBatch, pack
@@ -88,6 +91,43 @@ SUMS = (
     "logprob_rejected",
     "tokens",
 )
+
+
+def backward_window(
+    scorer: nn.Module,
+    window: list[Member],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    batch_size: int,
+    *,
+    step: int,
+    epoch: int,
+) -> torch.Tensor:
+    """Forward and backward for this process's share of one step's questions, each with its reference log-probs where
+    there are any; returns their `step_sums`. Raises InputError where a loss is not finite.
+
+    Each question of the window weighs the same, however it is cut into batches and processes.
+    """
+    batches = micro_batches(window, batch_size, accelerator.process_index, accelerator.num_processes)
+    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
+    for number, members in enumerate(batches, start=1):
+        # An empty share takes a stand-in of weight 0, since every process has to join in every backward pass.
+        weight = float(bool(members))
+        batch = training_batch(members or window[:1], recipe, epoch, accelerator.device, weight=weight)
+        with nullcontext() if number == len(batches) else accelerator.no_sync(scorer):
+            logprobs = scorer(batch.packed)  # (B, K)
+            losses, scores = question_losses(recipe, logprobs, batch)  # (B,), (B, K)
+            if not torch.isfinite(losses).all():
+                raise not_finite(step, "loss", batch.ids)
+            # The processes' gradients are averaged, hence their number.
+            accelerator.backward((losses * batch.weight).sum() * accelerator.num_processes / len(window))
+        sums += step_sums(batch, losses, scores, logprobs)
+    return sums
+
+
+def not_finite(step: int, what: str, ids: Iterable[str]) -> InputError:
+    named = ", ".join(ids)
+    return InputError(f"step {step}: the {what} is not finite on questions {named}; lower --learning-rate or --beta")
 
 
 def step_sums(batch: TrainingBatch, losses: Tensor, scores: Tensor, logprobs: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import train_sdpo
+from lib.errors import InputError
 from lib.losses import Objective
 from lib.models import load_model, weights_sha256
 from lib.runs import read_metrics, read_run
@@ -185,23 +186,23 @@ def assert_same_run(run: Path, other: Path) -> None:
 def test_an_infinite_loss_stops_with_the_ids(tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(train_sdpo.LOSSES, "sdpo", Objective(lambda scores, *others: scores.sum(1) * math.inf))
-    with pytest.raises(train_sdpo.InputError, match=r"step 0: the loss is not finite on questions q\d+"):
+    with pytest.raises(InputError, match=r"step 0: the loss is not finite on questions q\d+"):
         train_sdpo.main(arguments(model_folder, data_folder, "--output", "runs/c"))
 
 
 def test_resume_refuses_other_settings_and_other_data(finished, tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(finished.parent.parent)
-    with pytest.raises(train_sdpo.InputError, match="the run was started with --beta 0.1, not 0.5"):
+    with pytest.raises(InputError, match="the run was started with --beta 0.1, not 0.5"):
         train_sdpo.main(["--resume", "--output", str(finished), "--beta", "0.5"])
-    with pytest.raises(train_sdpo.InputError, match="this run has finished"):
+    with pytest.raises(InputError, match="this run has finished"):
         train_sdpo.main(["--resume", "--output", str(finished)])
-    with pytest.raises(train_sdpo.InputError, match="exists already"):
+    with pytest.raises(InputError, match="exists already"):
         train_sdpo.main(arguments(model_folder, data_folder, "--output", finished))
     run = tmp_path / "run"
     run.mkdir()
     record = read_run(finished) | {"finished": False, "data_sha256": {"train": "0", "validation": "0"}}
     (run / "run.json").write_text(json.dumps(record))
-    with pytest.raises(train_sdpo.InputError, match=r"run.json: data_sha256 was .* and is now"):
+    with pytest.raises(InputError, match=r"run.json: data_sha256 was .* and is now"):
         train_sdpo.main(["--resume", "--output", str(run)])
 
 
