@@ -36,6 +36,7 @@ from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES, LossOptions
 from lib.models import DTYPES, load_model, make_policy, pick_precision, weights_sha256
 from lib.negatives import epoch_order
+from lib.onednn import use_onednn
 from lib.preparation import prepare_questions
 from lib.prompt import PromptConfig, encode_questions
 from lib.recipe import make_recipe, num_negatives, without_effect
@@ -175,6 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     model = make_policy(
         loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
     )
+    use_onednn(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     window_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step

@@ -1,5 +1,6 @@
 """The ways of scoring that `scoring_speed.py` compares. Each takes questions and gives its seconds and log-probs."""
 
+import copy
 import json
 import subprocess
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from lib.data import STRIP
 from lib.errors import InputError
 from lib.losses import LossOptions, sdpo
 from lib.models import make_policy
+from lib.onednn import use_onednn
 from lib.onnx_check import onnx_scorer
 from lib.onnx_files import read_metadata
 from lib.pack import pack
@@ -154,7 +156,7 @@ def llama_cpp(program: Path, gguf: Path, config) -> Side:
 
 
 def packed_pytorch(model: torch.nn.Module) -> Side:
-    scorer = PackedScorer(model)
+    scorer = PackedScorer(use_onednn(copy.deepcopy(model)))
     score = one_by_one(lambda item: scorer(pack([item]).to(model.device))[0].tolist())
     return Side("packed pass, PyTorch", score, lambda item: flops.packed_gflop(model.config, item), device=model.device)
 
@@ -190,11 +192,8 @@ def precision(quantization: str) -> str:
 
 
 def packed_training(model: torch.nn.Module) -> Side:
-    """Forward and backward of S-DPO on all candidates, LoRA on all linear layers, the reference's log-probs given.
-
-    Wraps `model`'s layers, so that it scores more slowly from then on.
-    """
-    policy = PackedScorer(make_policy(model, 8, 32, 0.0, checkpointing=False))
+    """Forward and backward of S-DPO on all candidates, LoRA on all linear layers, the reference's log-probs given."""
+    policy = PackedScorer(use_onednn(make_policy(copy.deepcopy(model), 8, 32, 0.0, checkpointing=False)))
 
     def score(questions: Questions) -> tuple[None, Logprobs]:
         policy.train()

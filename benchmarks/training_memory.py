@@ -22,6 +22,7 @@ from lib.data import load_split
 from lib.errors import InputError, run_script
 from lib.losses import LossOptions, sdpo
 from lib.models import DTYPES, load_tokenizer, make_policy
+from lib.onednn import use_onednn
 from lib.pack import pack
 from lib.prompt import PromptConfig, encode_questions
 from lib.runs import peak_memory_gb
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace, batch, device: torch.device) -> tuple[dict[s
     stages = {}
     model = random_model(args.size, DTYPES[args.precision], device.type)
     stages["weights"] = peak_memory_gb(device)
-    policy = make_policy(model, 8, 32, 0.1, checkpointing=args.grad_checkpointing)
+    policy = use_onednn(make_policy(model, 8, 32, 0.1, checkpointing=args.grad_checkpointing))
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-5)
     scorer = PackedScorer(policy)

@@ -28,6 +28,7 @@ from lib.data import load_split
 from lib.errors import InputError, run_script
 from lib.losses import LossOptions, sdpo
 from lib.models import DTYPES, load_model, load_tokenizer, make_policy
+from lib.onednn import use_onednn
 from lib.pack import pack
 from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
 from lib.runs import peak_memory_gb
@@ -174,7 +175,7 @@ def concatenated_steps(model, tokenizer, questions, args, device) -> Iterator[tu
 
 def packed_steps(model, tokenizer, questions, args, device, *, cached: bool) -> Iterator[tuple[float, int]]:
     """The packed pass; with `cached` the reference's log-probs were computed before the first step."""
-    policy = make_policy(model, RANK, ALPHA, 0.0, checkpointing=False)
+    policy = use_onednn(make_policy(model, RANK, ALPHA, 0.0, checkpointing=False))
     scorer = PackedScorer(policy)
 
     @torch.no_grad()

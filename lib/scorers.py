@@ -16,6 +16,7 @@ from lib.errors import InputError
 from lib.evaluation import Logprobs, Scored
 from lib.inference import score_questions
 from lib.models import DTYPES, load_model, weights_sha256
+from lib.onednn import use_onednn
 from lib.pack import PackedBatch
 from lib.prompt import EncodedQuestion, PromptConfig, neutral_prompt
 from lib.reference import reference_logprobs
@@ -41,7 +42,7 @@ class ModelScorer:
             self.scorer = self._prepare(loaded.model)
 
     def _prepare(self, causal_lm: nn.Module) -> nn.Module:
-        return self.accelerator.prepare_model(PackedScorer(causal_lm), evaluation_mode=True)
+        return self.accelerator.prepare_model(PackedScorer(use_onednn(causal_lm)), evaluation_mode=True)
 
     @property
     def has_reference(self) -> bool:
