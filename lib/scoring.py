@@ -58,8 +58,9 @@ def gather_rows(hidden: Tensor, pred_index: Tensor) -> Tensor:
 
 def project_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:
     """Log-probs [M] in fp32 of target_ids [M] under head(rows [M, H]); the vocabulary is projected chunk by chunk."""
-    if torch.is_grad_enabled() and not head.weight.requires_grad and getattr(head, "bias", None) is None:
-        return _FrozenProjection.apply(rows, target_ids, head)
+    plain = isinstance(head, nn.Linear) and head.bias is None  # with an adapter of its own it is another module
+    if torch.is_grad_enabled() and plain and not head.weight.requires_grad:
+        return _FrozenProjection.apply(rows, target_ids, head.weight)
     chunks = []
     for chunk, targets in zip(rows.split(CHUNK_ROWS), target_ids.split(CHUNK_ROWS), strict=True):
         if torch.is_grad_enabled():
@@ -79,17 +80,17 @@ class _FrozenProjection(torch.autograd.Function):
     forward keeps those [M, H], so that logits are neither kept nor computed twice."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:
+    def forward(ctx, rows: Tensor, target_ids: Tensor, weight: Tensor) -> Tensor:
         logprobs, gradients = [], []
         for chunk, targets in zip(rows.split(CHUNK_ROWS), target_ids.split(CHUNK_ROWS), strict=True):
-            logits = head(chunk).float()
+            logits = linear(chunk, weight).float()
             normaliser = logits.logsumexp(-1, keepdim=True)
             index = targets[:, None]
             logprobs.append((logits.gather(1, index) - normaliser).squeeze(1))
             if ctx.needs_input_grad[0]:
                 ones = torch.ones_like(normaliser)
                 difference = logits.sub_(normaliser).exp_().neg_().scatter_add_(1, index, ones)
-                gradients.append(linear(difference.to(head.weight.dtype), head.weight.t()).to(rows.dtype))
+                gradients.append(linear(difference.to(weight.dtype), weight.t()).to(rows.dtype))
         ctx.save_for_backward(torch.cat(gradients) if gradients else None)
         return torch.cat(logprobs)
 
