@@ -1,4 +1,10 @@
-"""llama.cpp's `llama-perplexity --multiple-choice` on our questions."""
+"""llama.cpp's `llama-perplexity --multiple-choice` on our questions.
+
+The source package of llama-cpp-python holds llama.cpp in vendor/llama.cpp; there:
+
+    cmake -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF && cmake --build build --target llama-perplexity
+    python convert_hf_to_gguf.py MODEL --outtype f32 --outfile f32.gguf     (f16, q8_0; needs sentencepiece)
+"""
 
 import struct
 import subprocess

@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--data", required=True, help="folder or file with questions, train split")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, new questions in each")
-    parser.add_argument("--questions", type=positive_int, default=4, help="questions a round; whole sequences take one")
+    parser.add_argument("--rounds", type=positive_int, default=4, help="rounds, new questions in each")
+    parser.add_argument("--questions", type=positive_int, default=1, help="questions a round")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of weights and products")
     parser.add_argument("--side", choices=SIDES, nargs="+", default=list(SIDES), help="what to run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
@@ -76,12 +76,11 @@ def main(argv: list[str] | None = None) -> int:
 def work(args: argparse.Namespace) -> dict:
     """One side's round: seconds and tokens a question, the first loss, peak memory."""
     [side] = args.side
-    slow = side in ("trl", "concatenated")
-    count, warm_up = (1, 0) if slow else (args.questions, WARM_UP)
+    warm_up = 0 if side in ("trl", "concatenated") else WARM_UP
     data = load_split(args.data, "train", limit=args.questions * (args.rounds + 1))
     tokenizer = load_tokenizer(args.model)
     encoded = encode_questions(data.questions, tokenizer, PromptConfig(data.default_template))
-    asked = encoded[args.worker * args.questions :][:count]
+    asked = encoded[args.worker * args.questions :][: args.questions]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = load_model(args.model, DTYPES[args.precision]).model.to(device)
@@ -231,21 +230,13 @@ def report(measured: dict[str, list[dict]], args: argparse.Namespace) -> None:
     for name, rounds in measured.items():
         seconds = [one["seconds"] for one in rounds]
         tokens = statistics.median(one["tokens"] / one["seconds"] for one in rounds)
-        peak, least = max(one["peak_memory_gb"] for one in rounds), min(one["peak_memory_gb"] for one in first)
-        speed = statistics.median(base["seconds"] / one["seconds"] for base, one in zip(first, rounds, strict=True))
-        rows.append(
-            [
-                TITLES[name],
-                f"{statistics.median(seconds):.2f}",
-                f"{min(seconds):.2f}",
-                f"{max(seconds):.2f}",
-                f"{tokens:,.0f}",
-                f"{peak:.2f}",
-                f"{rounds[0]['loss']:.4f}",
-                f"{speed:.1f}",
-                f"{peak / least:.2f}",
-            ]
-        )
+        pairs = list(zip(first, rounds, strict=True))
+        speed = statistics.median(base["seconds"] / one["seconds"] for base, one in pairs)
+        memory = statistics.median(one["peak_memory_gb"] / base["peak_memory_gb"] for base, one in pairs)
+        spread = [f"{value:.2f}" for value in (statistics.median(seconds), min(seconds), max(seconds))]
+        peak = max(one["peak_memory_gb"] for one in rounds)
+        figures = [f"{tokens:,.0f}", f"{peak:.2f}", f"{rounds[0]['loss']:.4f}", f"{speed:.1f}", f"{memory:.2f}"]
+        rows.append([TITLES[name], *spread, *figures])
     header = ["side", "s a question", "lowest", "highest", "tokens/s", "peak GB", "loss, step 0"]
     print_table([*header, "times the first's speed", "its memory"], rows)
     write_json(args.json, {"precision": args.precision, "sides": measured})
