@@ -157,8 +157,9 @@ def draw(growth: dict[str, Costs], path: Path) -> None:
         axis.set_xlabel(what)
         axis.set_ylabel("ms a fed token")
         axis.grid(alpha=0.3)
-    axes.flat[0].legend()
-    figure.tight_layout()
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=3)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
