@@ -87,12 +87,12 @@ def benchmarks(args: argparse.Namespace, model: Path, run: Path, onnx: list[Path
     exact = ["--model", run, "--onnx", onnx[0]]
     flags = {
         "scoring_speed": [*scored, *llama],
-        "limit": scored,
+        "limit": [*scored],
         "training_speed": ["--model", model],
         "growth": [*scored, "--figure", args.output / "growth.png"],
-        "fidelity": exact,
+        "fidelity": [*exact],
         "score_costs": ["--model", run],
-        "candidate_costs": scored,
+        "candidate_costs": [*scored],
         "scorer_parity": [*exact, "--limit", 40],
         "lm_eval_parity": ["--model", model],
     }

@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,6 +166,10 @@ def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, c
     written = {path.stem for path in tmp_path.glob("*.md")}
     assert len(started) == len(written) >= 7
     assert set(SCRIPTS) - {"training_memory"} <= written
+    for _, script, *flags in started:
+        assert flags.count("--data") == 1
+        if "--json" in flags:
+            assert Path(flags[flags.index("--json") + 1]).stem == script.stem
 
     started.clear()
     (tmp_path / "limit.md").unlink()
