@@ -36,7 +36,7 @@ from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.losses import LOSSES, LossOptions
 from lib.models import DTYPES, load_model, make_policy, pick_precision, weights_sha256
 from lib.negatives import epoch_order
-from lib.onednn import use_onednn
+from lib.onednn_layers import use_onednn
 from lib.preparation import prepare_questions
 from lib.prompt import PromptConfig, encode_questions
 from lib.recipe import make_recipe, num_negatives, without_effect

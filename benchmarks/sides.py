@@ -17,7 +17,7 @@ from lib.data import STRIP
 from lib.errors import InputError
 from lib.losses import LossOptions, sdpo
 from lib.models import make_policy
-from lib.onednn import use_onednn
+from lib.onednn_layers import use_onednn
 from lib.onnx_check import onnx_scorer
 from lib.onnx_files import read_metadata
 from lib.pack import pack

@@ -22,7 +22,7 @@ from lib.data import load_split
 from lib.errors import InputError, run_script
 from lib.losses import LossOptions, sdpo
 from lib.models import DTYPES, load_tokenizer, make_policy
-from lib.onednn import use_onednn
+from lib.onednn_layers import use_onednn
 from lib.pack import pack
 from lib.prompt import PromptConfig, encode_questions
 from lib.runs import peak_memory_gb

@@ -16,7 +16,7 @@ from lib.errors import InputError
 from lib.evaluation import Logprobs, Scored
 from lib.inference import score_questions
 from lib.models import DTYPES, load_model, weights_sha256
-from lib.onednn import use_onednn
+from lib.onednn_layers import use_onednn
 from lib.pack import PackedBatch
 from lib.prompt import EncodedQuestion, PromptConfig, neutral_prompt
 from lib.reference import reference_logprobs

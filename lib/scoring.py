@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from lib.onednn import linear
 from lib.pack import PackedBatch, attention_mask
 
-# Rows projected at once: 128 rows of a 151,936-token vocabulary are 78 MB of fp32 logits.
-CHUNK_ROWS = 128
+SLICE_TOKENS = 4096  # of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row
+CHUNK_ROWS = 128  # of a trained one at once: 78 MB of fp32 logits with 151,936 tokens
 
 
 class PackedScorer(nn.Module):
@@ -57,17 +57,14 @@ def gather_rows(hidden: Tensor, pred_index: Tensor) -> Tensor:
 
 
 def project_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:
-    """Log-probs [M] in fp32 of target_ids [M] under head(rows [M, H]); the vocabulary is projected chunk by chunk."""
+    """Log-probs [M] in fp32 of target_ids [M] under head(rows [M, H]); [M, vocabulary] logits never exist at once."""
     plain = isinstance(head, nn.Linear) and head.bias is None  # with an adapter of its own it is another module
-    if torch.is_grad_enabled() and plain and not head.weight.requires_grad:
+    if plain and not (torch.is_grad_enabled() and head.weight.requires_grad):
         return _FrozenProjection.apply(rows, target_ids, head.weight)
     chunks = []
     for chunk, targets in zip(rows.split(CHUNK_ROWS), target_ids.split(CHUNK_ROWS), strict=True):
-        if torch.is_grad_enabled():
-            # Kept for the backward pass, the logits would be most of the memory.
-            chunks.append(checkpoint(_chunk_logprobs, chunk, targets, head, use_reentrant=False))
-        else:
-            chunks.append(_chunk_logprobs(chunk, targets, head))
+        # Kept for the backward pass, the logits would be most of the memory.
+        chunks.append(checkpoint(_chunk_logprobs, chunk, targets, head, use_reentrant=False))
     return torch.cat(chunks)
 
 
@@ -76,23 +73,31 @@ def _chunk_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor
 
 
 class _FrozenProjection(torch.autograd.Function):
-    """Log-probs under a projection that is not trained. A row's log-prob has the gradient (onehot - softmax) @ weight:
-    forward keeps those [M, H], so that logits are neither kept nor computed twice."""
+    """Log-probs under a projection that is not trained, a slice of the vocabulary at a time: a running maximum and sum
+    of exponentials make the log-sum-exp (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"), so
+    that a slice's logits stay in cache and its weights are read once. A row's log-prob has the gradient
+    weight[target] - softmax @ weight, which forward keeps [M, H]: logits are neither kept nor computed twice."""
 
     @staticmethod
     def forward(ctx, rows: Tensor, target_ids: Tensor, weight: Tensor) -> Tensor:
-        logprobs, gradients = [], []
-        for chunk, targets in zip(rows.split(CHUNK_ROWS), target_ids.split(CHUNK_ROWS), strict=True):
-            logits = linear(chunk, weight).float()
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            index = targets[:, None]
-            logprobs.append((logits.gather(1, index) - normaliser).squeeze(1))
-            if ctx.needs_input_grad[0]:
-                ones = torch.ones_like(normaliser)
-                difference = logits.sub_(normaliser).exp_().neg_().scatter_add_(1, index, ones)
-                gradients.append(linear(difference.to(weight.dtype), weight.t()).to(rows.dtype))
-        ctx.save_for_backward(torch.cat(gradients) if gradients else None)
-        return torch.cat(logprobs)
+        highest = torch.full((len(rows), 1), -torch.inf, device=rows.device)
+        normaliser, of_target = torch.zeros_like(highest), torch.zeros_like(highest)
+        mean = rows.new_zeros(rows.shape, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        index = target_ids[:, None].clone()
+        for part in weight.split(SLICE_TOKENS):
+            logits = linear(rows, part).float()
+            here = (index >= 0) & (index < len(part))
+            of_target = logits.gather(1, index.clamp(0, len(part) - 1)).where(here, of_target)
+            index -= len(part)
+            risen = torch.maximum(highest, logits.amax(1, keepdim=True))
+            shrink, highest = (highest - risen).exp(), risen
+            exponentials = logits.sub_(risen).exp_()
+            normaliser.mul_(shrink).add_(exponentials.sum(1, keepdim=True))
+            if mean is not None:  # of the weight's rows
+                mean.mul_(shrink).add_(linear(exponentials.to(part.dtype), part.t()))
+        if mean is not None:
+            ctx.save_for_backward((weight[target_ids] - mean.div_(normaliser)).to(rows.dtype))
+        return (of_target - highest - normaliser.log()).squeeze(1)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:

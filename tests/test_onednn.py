@@ -1,4 +1,4 @@
-"""oneDNN's linear layers and the frozen projection: the values and gradients of what they stand in for."""
+"""oneDNN's layers and the frozen projection: the values and gradients of what they stand in for."""
 
 import copy
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import rows, tiny_model
 from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import lib.scoring
 from lib.models import make_policy
-from lib.onednn import OneDnnLinear, use_onednn
+from lib.onednn_layers import OneDnnLinear, OneDnnLora, onednn_attention, use_onednn
 from lib.pack import pack
 from lib.scoring import PackedScorer, project_logprobs
 
@@ -45,9 +46,9 @@ def test_bf16_and_autocast_are_left_to_pytorch():
         assert ours(states).dtype == layer(states).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("chunk", [3, 128])
-def test_a_frozen_projections_gradient_equals_autograds(monkeypatch, chunk):
-    monkeypatch.setattr(lib.scoring, "CHUNK_ROWS", chunk)
+@pytest.mark.parametrize("tokens", [7, 25, 4096])
+def test_a_frozen_projections_gradient_equals_autograds(monkeypatch, tokens):
+    monkeypatch.setattr(lib.scoring, "SLICE_TOKENS", tokens)
     torch.manual_seed(0)
     head = nn.Linear(16, 50, bias=False)
     states, targets, upstream = torch.randn(8, 16), torch.randint(50, (8,)), torch.randn(8)
@@ -58,7 +59,67 @@ def test_a_frozen_projections_gradient_equals_autograds(monkeypatch, chunk):
         logprobs = project_logprobs(given, targets, head)
         (logprobs * upstream).sum().backward()
         results.append((logprobs, given.grad))
+        with torch.no_grad():
+            torch.testing.assert_close(project_logprobs(states, targets, head), logprobs, rtol=0, atol=1e-6)
     torch.testing.assert_close(results[1], results[0])
+
+
+def test_a_frozen_projection_of_large_logits_neither_overflows_nor_vanishes(monkeypatch):
+    monkeypatch.setattr(lib.scoring, "SLICE_TOKENS", 2)
+    head = nn.Linear(1, 5, bias=False).requires_grad_(False)
+    head.weight.copy_(torch.tensor([[-500.0], [300.0], [-900.0], [299.0], [-300.0]]))
+    rows, targets = torch.ones(3, 1), torch.tensor([1, 3, 2])
+    expected = torch.log_softmax(head.weight.double().T, -1)[0, targets]
+    torch.testing.assert_close(project_logprobs(rows, targets, head).double(), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads, key_heads", [(4, 4), (6, 2)])
+def test_attention_equals_pytorchs(heads, key_heads):
+    torch.manual_seed(0)
+    length, width = 9, 8
+    mask = torch.where(torch.rand(2, 1, length, length) < 0.3, -1e30, 0.0)
+    states = [torch.randn(2, count, length, width, requires_grad=True) for count in (heads, key_heads, key_heads)]
+    module = nn.Module()
+    module.num_key_value_groups = heads // key_heads
+    upstream = torch.randn(2, length, heads, width)
+    results = []
+    for attend in (onednn_attention, sdpa_attention_forward):
+        mixed, _ = attend(module, *states, mask, scaling=0.3)
+        results.append([mixed, *torch.autograd.grad(mixed, states, upstream)])
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_an_adapters_layer_equals_pefts(encode):
+    """With its adapter on, off, and merged."""
+    batch = pack(encode(rows(1)))
+    torch.manual_seed(0)
+    theirs = make_policy(tiny_model(), 4, 8, 0.0, checkpointing=False).eval()
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    ours = use_onednn(copy.deepcopy(theirs))
+    assert any(isinstance(module, OneDnnLora) for module in ours.modules())
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+    def logprobs(policy):
+        with torch.no_grad():
+            return PackedScorer(policy)(batch)
+
+    def off(policy):
+        with policy.disable_adapter():
+            return logprobs(policy)
+
+    def merged(policy):
+        policy.merge_adapter()
+        scored = logprobs(policy)
+        policy.unmerge_adapter()
+        return scored
+
+    scored = [way(policy) for way in (logprobs, off, merged) for policy in (ours, theirs)]
+    assert (scored[0] - scored[2]).abs().max() > 0.01  # the adapter matters
+    for mine, other in zip(scored[::2], scored[1::2], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
 def test_a_policys_gradients_equal_pytorchs(encode):
