@@ -39,7 +39,8 @@ def linear_products(config, num_tokens: int, num_projected: int, last_layer_rows
 
 
 def forward_gflop(config, num_tokens: int, num_projected: int, last_layer_rows: int | None = None) -> float:
-    """1e9 operations of one row: `linear_products`, and attention's two products over all pairs of tokens."""
+    """1e9 operations of one row: `linear_products` (of all rows in the last layer, unless it is told how many), and
+    attention's two products over all pairs of tokens."""
     last = num_tokens if last_layer_rows is None else last_layer_rows
     linear = sum(product.gflop for product in linear_products(config, num_tokens, num_projected, last))
     rows = (config.num_hidden_layers - 1) * num_tokens + last
@@ -47,20 +48,14 @@ def forward_gflop(config, num_tokens: int, num_projected: int, last_layer_rows: 
 
 
 def packed_gflop(config, item: EncodedQuestion) -> float:
-    """1e9 operations of the packed pass in PyTorch."""
-    return forward_gflop(config, item.num_tokens, num_scored(item))
-
-
-def graph_gflop(config, item: EncodedQuestion) -> float:
-    """1e9 operations of the exported graph, whose last layer is of the scored rows alone."""
+    """1e9 operations of the packed pass, in PyTorch and as a graph: the last layer is of the scored rows alone."""
     return forward_gflop(config, item.num_tokens, num_scored(item), num_scored(item))
 
 
 def training_gflop(config, item: EncodedQuestion) -> float:
     """1e9 operations of a packed step with frozen weights: backward, a weight takes one product more, for the states'
-    gradient, and attention four for its two. The adapter's own products are left out."""
-    linear = linear_products(config, item.num_tokens, num_scored(item), item.num_tokens)
-    weights = sum(product.gflop for product in linear)
+    gradient, and attention four for its two. The adapter's own products, and what is computed anew, are left out."""
+    weights = sum(product.gflop for product in linear_products(config, item.num_tokens, *2 * [num_scored(item)]))
     return 2 * weights + 3 * (packed_gflop(config, item) - weights)
 
 

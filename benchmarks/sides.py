@@ -152,7 +152,10 @@ def llama_cpp(program: Path, gguf: Path, config) -> Side:
     def score(questions: Questions) -> tuple[float, None]:
         return llama.scoring_seconds(program, gguf, questions), None
 
-    return Side(f"llama.cpp, {gguf.stem}", score, lambda item: flops.packed_gflop(config, item))
+    def gflop(item: EncodedQuestion) -> float:
+        return flops.forward_gflop(config, item.num_tokens, flops.num_scored(item))
+
+    return Side(f"llama.cpp, {gguf.stem}", score, gflop)
 
 
 def packed_pytorch(model: torch.nn.Module) -> Side:
@@ -165,7 +168,7 @@ def onnx_python(path: Path, config) -> Side:
     run, quantization = onnx_scorer(path), read_metadata(path)["quantization"]
     score = one_by_one(lambda item: run(pack([item]))[0].tolist())
     name = f"onnxruntime in Python, {precision(quantization)}"
-    return Side(name, score, lambda item: flops.graph_gflop(config, item), exact=quantization == "none")
+    return Side(name, score, lambda item: flops.packed_gflop(config, item), exact=quantization == "none")
 
 
 def cpp_scorer(path: Path, config, threads: int | None = None) -> Side:
@@ -184,7 +187,7 @@ def cpp_scorer(path: Path, config, threads: int | None = None) -> Side:
         return None, [json.loads(process.stdout.readline())["logprobs"] for _ in questions]
 
     name = f"C++ scorer, {precision(quantization)}"
-    return Side(name, score, lambda item: flops.graph_gflop(config, item), exact=quantization == "none")
+    return Side(name, score, lambda item: flops.packed_gflop(config, item), exact=quantization == "none")
 
 
 def precision(quantization: str) -> str:

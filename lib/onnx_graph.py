@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lib.errors import InputError
-from lib.onnx_layers import ATTENTION, ROTARY_FAMILIES, ScoredRows
-from lib.pack import PackedBatch, attention_mask
-from lib.scoring import gather_rows, sum_by_candidate
+from lib.onnx_attention import ATTENTION
+from lib.pack import PackedBatch, attention_mask, gather_rows
+from lib.scored_rows import ScoredRows, can_narrow
+from lib.scoring import sum_by_candidate
 
 INPUTS = tuple(field.name for field in fields(PackedBatch))
 OUTPUT = "logprobs"
@@ -77,7 +78,7 @@ def export_graph(model: PreTrainedModel) -> ir.Model:
     attention = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
     layers = model.base_model.layers
-    if model.config.model_type in ROTARY_FAMILIES:
+    if can_narrow(model):
         layers[-1] = ScoredRows(layers[-1])
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:

@@ -100,3 +100,10 @@ def attention_mask(segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     visible = causal & ((keys == 0) | (keys == queries))  # (B, L, L)
     hidden = torch.finfo(dtype).min / 2
     return torch.where(visible, 0.0, hidden).to(dtype)[:, None]
+
+
+def gather_rows(hidden: torch.Tensor, pred_index: torch.Tensor) -> torch.Tensor:
+    """Rows [B * N, H] of hidden [B, L, H] at pred_index [B, N]; padding takes row 0, whose result is masked later."""
+    num_rows, length, width = hidden.shape
+    offset = torch.arange(num_rows, device=hidden.device)[:, None] * length
+    return hidden.reshape(-1, width).index_select(0, (pred_index.clamp(min=0) + offset).flatten())

@@ -1,5 +1,7 @@
 """The packed pass, part two: one forward of the decoder, then log-probs of the scored rows alone."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
@@ -7,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lib.onednn import linear
-from lib.pack import PackedBatch, attention_mask
+from lib.pack import PackedBatch, attention_mask, gather_rows
+from lib.scored_rows import can_narrow, last_layer_narrowed
 
 SLICE_TOKENS = 4096  # of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row
 CHUNK_ROWS = 128  # of a trained one at once: 78 MB of fp32 logits with 151,936 tokens
@@ -33,27 +36,19 @@ class PackedScorer(nn.Module):
 
     def token_logprobs(self, batch: PackedBatch) -> Tensor:
         """log p(target | prompt, earlier tokens of its candidate) [B, N] in fp32, 0 on padding."""
-        hidden = self.hidden_states(batch)  # (B, L, H)
-        rows = gather_rows(hidden, batch.pred_index)  # (B * N, H): only these reach the vocabulary
         head = self.causal_lm.get_output_embeddings()
-        scored = project_logprobs(rows, batch.target_ids.flatten().clamp(min=0), head)
+        scored = project_logprobs(self.scored_states(batch), batch.target_ids.flatten().clamp(min=0), head)
         return scored.view_as(batch.pred_index).masked_fill(batch.cand_index < 0, 0.0)
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
-        """Last hidden states [B, L, H] of the packed rows."""
-        decoder = self.causal_lm.base_model
+    def scored_states(self, batch: PackedBatch) -> Tensor:
+        """Last hidden states [B * N, H] of the scored rows; only these reach the vocabulary."""
+        narrow = can_narrow(self.causal_lm)
         mask = attention_mask(batch.segment_ids, self.causal_lm.dtype)
-        output = decoder(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
-        )
-        return output.last_hidden_state
-
-
-def gather_rows(hidden: Tensor, pred_index: Tensor) -> Tensor:
-    """Rows [B * N, H] of hidden [B, L, H] at pred_index [B, N]; padding takes row 0, whose result is masked later."""
-    num_rows, length, width = hidden.shape
-    offset = torch.arange(num_rows, device=hidden.device)[:, None] * length
-    return hidden.reshape(-1, width).index_select(0, (pred_index.clamp(min=0) + offset).flatten())
+        with last_layer_narrowed(self.causal_lm, batch.pred_index) if narrow else nullcontext():
+            hidden = self.causal_lm.base_model(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
+            ).last_hidden_state
+        return hidden.flatten(0, 1) if narrow else gather_rows(hidden, batch.pred_index)
 
 
 def project_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AttentionInterface
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 import lib.scoring
 from lib.errors import InputError
@@ -50,6 +52,9 @@ def test_a_forwards_operations_equal_torchs_count(model):
 
 def test_the_packed_pass_and_its_backward_equal_torchs_count(model, encode, monkeypatch):
     monkeypatch.setattr(lib.scoring, "linear", F.linear)  # the counter does not know oneDNN's product
+    # Eager attention under a name of its own: by its old one the last layer is left as it is.
+    AttentionInterface.register("products", eager_attention_forward)
+    model.set_attn_implementation("products")
     [item] = encode(rows(1))
     scorer = PackedScorer(model)
     rotary = rotary_gflop(model.config, item.num_tokens)
@@ -62,14 +67,6 @@ def test_the_packed_pass_and_its_backward_equal_torchs_count(model, encode, monk
     embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     measured = counted(lambda: scorer(pack([item])).sum().backward())
     assert flops.training_gflop(model.config, item) == pytest.approx(measured - rotary)
-
-
-def test_the_graph_does_less_in_its_last_layer(model, encode):
-    [item] = encode(rows(1))
-    config, rest = model.config, item.num_tokens - flops.num_scored(item)
-    hidden, inner = config.hidden_size, config.intermediate_size
-    saved = rest * (4 * hidden * hidden + 6 * hidden * inner + 4 * item.num_tokens * hidden)
-    assert flops.packed_gflop(config, item) - flops.graph_gflop(config, item) == pytest.approx(saved / 1e9)
 
 
 def test_every_way_of_scoring_gives_the_same_logprobs(model, encode):

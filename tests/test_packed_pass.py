@@ -10,8 +10,10 @@ from lib import scoring
 from lib.data import load_split
 from lib.inference import score_questions
 from lib.models import load_tokenizer
+from lib.onednn_layers import ATTENTION
 from lib.pack import PackedBatch, pack
 from lib.prompt import PromptConfig, encode_questions
+from lib.scored_rows import can_narrow
 from lib.scoring import PackedScorer
 from lib.selfcheck import unpacked_logprobs
 
@@ -43,9 +45,11 @@ def test_mask_shows_the_prompt_and_the_own_branch():
     assert torch.isfinite(packing.attention_mask(torch.tensor([[0, 1, -1]]), torch.bfloat16)).all()
 
 
+@pytest.mark.parametrize("attention", ["sdpa", ATTENTION, "eager"])
 @pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
-def test_packed_equals_unpacked(family, encode):
+def test_packed_equals_unpacked(family, attention, encode):
     model = tiny_model(family)
+    model.set_attn_implementation(attention)
     scorer = PackedScorer(model)
     encoded = encode(rows(6) + rows(2, num_candidates=9, start=50))
     with torch.no_grad():
@@ -82,6 +86,20 @@ def test_neither_order_nor_batch_mates_matter(encode):
         backwards = scorer(pack([item], [range(count)[::-1]]))[0].flip(0)
         torch.testing.assert_close(together[index, :count], alone, **TOLERANCE)
         torch.testing.assert_close(backwards, alone, **TOLERANCE)
+
+
+def test_a_last_layer_of_the_scored_rows_alone_changes_no_gradient(encode):
+    batch, gradients = pack(encode(rows(3))), []
+    for attention, narrowed in (("sdpa", True), ("eager", False)):
+        model = tiny_model()
+        model.set_attn_implementation(attention)
+        assert can_narrow(model) == narrowed
+        names = list(model.state_dict())
+        PackedScorer(model)(batch).sum().backward()
+        assert list(model.state_dict()) == names
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for mine, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, whole, rtol=1e-3, atol=1e-5 * whole.abs().max().item())
 
 
 @torch.no_grad()
