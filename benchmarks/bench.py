@@ -88,6 +88,7 @@ def benchmarks(args: argparse.Namespace, model: Path, run: Path, onnx: list[Path
     flags = {
         "scoring_speed": [*scored, *llama],
         "limit": [*scored],
+        "graph_profile": [*scored],
         "training_speed": ["--model", model],
         "growth": [*scored, "--figure", args.output / "growth.png"],
         "fidelity": [*exact],

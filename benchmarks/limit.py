@@ -2,11 +2,12 @@
 
     python benchmarks/limit.py --model RUN --onnx model.onnx model.int8.onnx --data ../shared/casehold
 
-For every question, each product with a weight is measured alone, at the question's own sizes: in torch (fp32, bf16) and
-in onnxruntime (fp32; 8-bit integers), with the weight in cache where it fits. The limit is their rate together, each
-product by the faster library. The scorer's rate counts the same products and attention's, by hand; the rest of its
-time (norms, softmax, rotary embedding, tokenizing) counts as lost. Measured in turn, question by question, with a pause
-before each library, so that the threads of the one before no longer spin.
+For every question, each product with a weight is measured alone, at the question's own sizes: in torch (fp32, bf16), in
+onnxruntime (fp32; 8-bit integers) and in oneDNN, which PyTorch carries, with the weight in cache where it fits. The
+limit is their rate together, each product by the faster of torch and onnxruntime. The scorer's rate counts the same
+products and attention's, by hand; the rest of its time (norms, softmax, rotary embedding, tokenizing) counts as lost.
+Measured in turn, question by question, with a pause before each library, so that the threads of the one before no
+longer spin.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from lib.cli import HelpFormatter, positive_int
 from lib.data import load_split
 from lib.errors import run_script
 from lib.models import load_model
+from lib.onednn import linear
 from lib.onnx_graph import SLICE_TOKENS
 from lib.prompt import PromptConfig, encode_questions
 from tables import machine, print_table, write_json
@@ -39,7 +41,8 @@ from tables import machine, print_table, write_json
 REPEATS = 5
 PAUSE = 0.2  # seconds
 # precision: the libraries that it is measured in
-LIBRARIES = {"fp32": ("torch", "onnxruntime"), "bf16": ("torch",), "int8": ("onnxruntime",)}
+LIBRARIES = {"fp32": ("torch", "onnxruntime", "oneDNN"), "bf16": ("torch",), "int8": ("onnxruntime",)}
+OF_LIMIT = ("torch", "onnxruntime")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,10 +69,11 @@ def main(argv: list[str] | None = None) -> int:
         products = sliced(flops.linear_products(config, item.num_tokens, *2 * [flops.num_scored(item)]))
         work = sum(product.gflop for product in products)
         for precision, libraries in LIBRARIES.items():
-            seconds = [measured(products, precision, library) for library in libraries]
+            seconds = {library: measured(products, precision, library) for library in libraries}
             if number:
-                limits[precision].append(work / sum(map(min, zip(*seconds, strict=True))))
-                for library, each in zip(libraries, seconds, strict=True):
+                of_limit = [each for library, each in seconds.items() if library in OF_LIMIT]
+                limits[precision].append(work / sum(map(min, zip(*of_limit, strict=True))))
+                for library, each in seconds.items():
                     by_library[precision, library].append(work / sum(each))
     report(by_library, limits, scorers, args)
     return 0
@@ -89,7 +93,7 @@ def measured(products: list[flops.Product], precision: str, library: str) -> lis
 
 def seconds_of(product: flops.Product, precision: str, library: str) -> float:
     """Median seconds of one such product, times how many there are."""
-    make = torch_product if library == "torch" else onnx_product
+    make = {"torch": torch_product, "onnxruntime": onnx_product, "oneDNN": onednn_product}[library]
     run = make(product.inner, product.outer, precision)(product.rows)
     run()
     seconds = []
@@ -108,6 +112,17 @@ def torch_product(inner: int, outer: int, precision: str) -> Callable[[int], Cal
     def of_rows(rows: int) -> Callable:
         states, result = torch.randn(rows, inner, dtype=dtype), torch.empty(rows, outer, dtype=dtype)
         return lambda: torch.mm(states, weight.T, out=result)
+
+    return of_rows
+
+
+@cache
+def onednn_product(inner: int, outer: int, precision: str) -> Callable[[int], Callable]:
+    weight = torch.randn(outer, inner)
+
+    def of_rows(rows: int) -> Callable:
+        states = torch.randn(rows, inner)
+        return lambda: linear(states, weight)
 
     return of_rows
 
@@ -146,19 +161,18 @@ def onnx_product(inner: int, outer: int, precision: str) -> Callable[[int], Call
 def report(by_library: dict, limits: dict[str, list[float]], scorers: list[sides.Side], args) -> None:
     print(f"\n{args.questions} questions; {machine()}")
     rows = [[f"{precision}, {library}", *spread(rates)] for (precision, library), rates in by_library.items()]
-    rows += [
-        [f"{precision}, the faster of both", *spread(limits[precision])]
-        for precision, libraries in LIBRARIES.items()
-        if len(libraries) > 1
-    ]
+    rows.append([f"fp32, the faster of {' and '.join(OF_LIMIT)}", *spread(limits["fp32"])])
     print_table(["products at the model's shapes", "GFLOP/s", "lowest", "highest"], rows)
     rows, shares = [], {}
     for side in scorers:
         limit = limits["fp32" if side.exact else "int8"]
         shares[side.name] = [rate / best for rate, best in zip(side.gflop_per_second, limit, strict=True)]
         percent = [f"{100 * value:.0f} %" for value in (statistics.median(shares[side.name]), *ends(shares[side.name]))]
-        rows.append([side.name, *spread(side.gflop_per_second), *percent])
-    print_table(["scorer", "GFLOP/s", "lowest", "highest", "share of the limit", "lowest", "highest"], rows)
+        onednn = statistics.median(by_library["fp32", "oneDNN"])
+        of_onednn = f"{100 * statistics.median(side.gflop_per_second) / onednn:.0f} %" if side.exact else ""
+        rows.append([side.name, *spread(side.gflop_per_second), *percent, of_onednn])
+    header = ["scorer", "GFLOP/s", "lowest", "highest", "share of the limit", "lowest", "highest", "of oneDNN's rate"]
+    print_table(header, rows)
     rates = {" ".join(key): values for key, values in by_library.items()}
     write_json(args.json, {"gflop_per_second": rates, "limit": limits, "share": shares})
 

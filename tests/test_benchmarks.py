@@ -129,6 +129,7 @@ SMALL = ["--rounds", 1, "--questions", 1]
 SCRIPTS = {
     "scoring_speed": [*RUN, *BOTH, *SMALL],
     "limit": [*RUN, *BOTH, "--questions", 1],
+    "graph_profile": [*RUN, *BOTH, "--questions", 1],
     "training_speed": ["--model", "model", *SMALL, "--side", "concatenated", "packed", "packed-cached"],
     "growth": [*RUN, *BOTH, "--rounds", 1],
     "fidelity": [*RUN, *ONNX, "--reference", "model.onnx", "--limit", 4],
