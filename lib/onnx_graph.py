@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import onnx_ir as ir
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lib.errors import InputError
-from lib.onnx_attention import ATTENTION
-from lib.pack import PackedBatch, attention_mask, gather_rows
+from lib.onnx_attention import ATTENTION, BLOCKS
+from lib.pack import PADDING, PackedBatch, attention_mask, gather_rows
 from lib.scored_rows import ScoredRows, can_narrow
 from lib.scoring import sum_by_candidate
 
@@ -46,7 +46,7 @@ class ScoringGraph(nn.Module):
             self.register_buffer(f"slice_{index}", part, persistent=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        batch = PackedBatch(*inputs)
+        batch = _long_enough(PackedBatch(*inputs))
         last = self.decoder.layers[-1]
         if isinstance(last, ScoredRows):
             last.pred_index = batch.pred_index
@@ -68,6 +68,16 @@ class ScoringGraph(nn.Module):
         several passes over memory; the difference at any one token is the log-sum-exp."""
         logits = F.linear(rows, getattr(self, f"slice_{index}"))
         return logits[:, 0] - F.log_softmax(logits, dim=-1)[:, 0]
+
+
+def _long_enough(batch: PackedBatch) -> PackedBatch:
+    """Rows [B, L] padded to a token for each block of attention, where they have fewer."""
+    lacking = torch.sym_max(BLOCKS - batch.input_ids.shape[1], 0)
+    padded = {
+        name: F.pad(getattr(batch, name), (0, lacking), value=value)
+        for name, value in (("input_ids", 0), ("position_ids", 0), ("segment_ids", PADDING))
+    }
+    return replace(batch, **padded)
 
 
 def export_graph(model: PreTrainedModel) -> ir.Model:

@@ -49,6 +49,7 @@ class ScoredRows(nn.Module):
             rows_of(attention_mask.squeeze(1)).unsqueeze(1),  # (B, 1, N, L)
             dropout=attention.attention_dropout if self.training else 0.0,
             scaling=attention.scaling,
+            is_causal=False,  # of the mask alone: the rows stand in no order
         )
         hidden = rows_of(hidden_states) + attention.o_proj(mixed.flatten(2))
         return hidden + self.layer.mlp(self.layer.post_attention_layernorm(hidden))

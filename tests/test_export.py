@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM
 import eval_mc
 import export
 import train_sdpo
-from lib.data import load_split
+from lib.data import Question, load_split
 from lib.errors import InputError
 from lib.onnx_check import largest_difference, onnx_scorer
 from lib.onnx_files import read_metadata, write_model
 from lib.onnx_graph import INPUTS, export_graph
 from lib.pack import PackedBatch, pack
-from lib.prompt import PromptConfig, encode_questions
+from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
 from lib.scoring import PackedScorer
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-4)  # of a log-prob near -100, in fp32
@@ -85,6 +85,16 @@ def test_the_graph_equals_pytorch_for_any_sizes(graph, encode):
     found, wanted = run(ragged), expected(scorer, ragged)
     assert found.shape == (3, 7) and (found[:2, 3:] == 0).all()
     np.testing.assert_allclose(found, wanted, **TOLERANCE)
+
+
+def test_rows_of_a_few_tokens(graph):
+    """A prompt of one to three tokens whose candidates feed none, or one: shorter than attention's blocks."""
+    scorer, run, _ = graph
+    question = Question("q", {"context": ""}, ("a", "b"), (1.0, 0.0), 0, "made:1")
+    for prompt_ids in ([5], [5, 6], [5, 6, 7]):
+        for endings in ([[8], [9]], [[8], [9, 10]]):
+            batch = pack([EncodedQuestion(question, prompt_ids, endings, 0, False)])
+            np.testing.assert_allclose(run(batch), expected(scorer, batch), **TOLERANCE)
 
 
 @pytest.mark.parametrize("wrong", ["positions", "segments", "rows"])
