@@ -37,7 +37,8 @@ from tables import machine, print_table, write_json
 from timing import stopwatch
 
 NUM_NEGATIVES, RANK, ALPHA, BETA, LEARNING_RATE = 4, 8, 32, 0.1, 5e-5
-WARM_UP = 1  # questions before those that are timed, on sides that take seconds
+# Sides that take seconds: questions before those that are timed, and how often each is timed, for the median.
+WARM_UP, REPEATS = 1, 5
 
 # A step's work on one question: the loss, and the tokens that were fed to the policy.
 Step = Callable[[EncodedQuestion], tuple[torch.Tensor, int]]
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 def work(args: argparse.Namespace) -> dict:
     """One side's round: seconds and tokens a question, the first loss, peak memory."""
     [side] = args.side
-    warm_up = 0 if side in ("trl", "concatenated") else WARM_UP
+    warm_up, repeats = (0, 1) if side in ("trl", "concatenated") else (WARM_UP, REPEATS)
     data = load_split(args.data, "train", limit=args.questions * (args.rounds + 1))
     tokenizer = load_tokenizer(args.model)
     encoded = encode_questions(data.questions, tokenizer, PromptConfig(data.default_template))
@@ -84,7 +85,7 @@ def work(args: argparse.Namespace) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = load_model(args.model, DTYPES[args.precision]).model.to(device)
-    steps = SIDES[side](model, tokenizer, [*encoded[-warm_up:][:warm_up], *asked], args, device)
+    steps = SIDES[side](model, tokenizer, [*encoded[-warm_up:][:warm_up], *repeats * asked], args, device)
     seconds, tokens, losses = [], [], []
     while True:
         stop = stopwatch(device)
@@ -94,8 +95,9 @@ def work(args: argparse.Namespace) -> dict:
         seconds.append(stop())
         losses.append(done[0])
         tokens.append(done[1])
+    timed = seconds[warm_up:]
     return {
-        "seconds": statistics.fmean(seconds[warm_up:]),
+        "seconds": statistics.fmean(statistics.median(timed[start :: len(asked)]) for start in range(len(asked))),
         "tokens": statistics.fmean(tokens[warm_up:]),
         "loss": losses[0],
         "peak_memory_gb": peak_memory_gb(device),

@@ -1,6 +1,7 @@
 """Linear layers, LoRA layers and attention by oneDNN's products, in the place of PyTorch's and PEFT's on a CPU."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from peft import PeftModel
@@ -13,6 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from lib.onednn import applies, linear, weight_gradient
 
 ATTENTION = "onednn"
+BLOCKS = 3  # of queries in causal attention: 2/3 of its work
 
 
 def use_onednn(model: nn.Module) -> nn.Module:
@@ -52,16 +54,20 @@ class OneDnnLora(lora.Linear):
         return _LoraLinear.apply(states, base.weight, base.bias, hidden, self.lora_B[name].weight)
 
 
-def onednn_attention(module: nn.Module, query, key, value, attention_mask, scaling=None, dropout=0.0, **others):
+def onednn_attention(
+    module: nn.Module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=True, **others
+) -> tuple[Tensor, Tensor | None]:
     """Attention of queries [B, heads, L, D] to keys and values [B, kv_heads, M, D] as [B, L, heads, D], fp32 on a CPU
-    under an additive mask [B, 1, L, M]; PyTorch's own for everything else."""
+    under an additive mask [B, 1, L, M]; PyTorch's own for everything else. `is_causal` says of such a mask with L = M
+    that it lets no row see a later one, as the packed pass's does: what it hides is not computed then."""
     additive = attention_mask is not None and attention_mask.dtype == torch.float32
     if not (applies(query) and additive and dropout == 0.0):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _Attention.apply(query * scale, key, value, attention_mask).transpose(1, 2), None
+    causal = is_causal and query.shape[2] == key.shape[2]
+    return _Attention.apply(query * scale, key, value, attention_mask, causal).transpose(1, 2), None
 
 
 AttentionInterface.register(ATTENTION, onednn_attention)
@@ -109,39 +115,45 @@ class _Attention(torch.autograd.Function):
     would be heads * L * M numbers a layer."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, causal: bool) -> Tensor:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         ctx.save_for_backward(query, key, value, mask)
+        ctx.causal = causal
         mixed = torch.empty_like(query)
-        for row, head, mine in _key_heads(query, key):
-            probabilities = _probabilities(query[mine], key[row, head], mask[row])
-            mixed[mine] = linear(probabilities, value[row, head].t()).view_as(mixed[mine])
+        for mine, theirs, shown in _blocks(query, key, causal):
+            probabilities = _probabilities(query[mine], key[theirs], mask[shown])
+            mixed[mine] = linear(probabilities, value[theirs].t()).view_as(mixed[mine])
         return mixed
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        of_query, of_key, of_value = (torch.empty_like(states) for states in (query, key, value))
-        for row, head, mine in _key_heads(query, key):
-            upstream = gradient[mine].flatten(0, 1)  # (G * L, D)
-            probabilities = _probabilities(query[mine], key[row, head], mask[row])  # (G * L, M)
-            of_value[row, head] = weight_gradient(probabilities, upstream)
-            of_scores = linear(upstream, value[row, head])
+        of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for mine, theirs, shown in _blocks(query, key, ctx.causal):
+            upstream = gradient[mine].flatten(0, 1)  # (G * l, D)
+            probabilities = _probabilities(query[mine], key[theirs], mask[shown])  # (G * l, m)
+            of_value[theirs] += weight_gradient(probabilities, upstream)
+            of_scores = linear(upstream, value[theirs])
             of_scores = torch._softmax_backward_data(of_scores, probabilities, -1, torch.float32)
-            of_query[mine] = linear(of_scores, key[row, head].t()).view_as(query[mine])
-            of_key[row, head] = weight_gradient(of_scores, query[mine])
-        return of_query, of_key, of_value, None
+            of_query[mine] = linear(of_scores, key[theirs].t()).view_as(query[mine])
+            of_key[theirs] += weight_gradient(of_scores, query[mine].flatten(0, 1))
+        return of_query, of_key, of_value, None, None
 
 
-def _key_heads(query: Tensor, key: Tensor) -> Iterator[tuple[int, int, tuple[int, slice]]]:
-    """Row, key head, and the index of the query heads [G, L, D] that attend to it."""
-    group = query.shape[1] // key.shape[1]
+def _blocks(query: Tensor, key: Tensor, causal: bool) -> Iterator[tuple[tuple, tuple, tuple]]:
+    """Indices of a block of queries [G, l, D] that share a key head, of the keys [m, D] that it may see, and of its
+    part of the mask [1, l, m]. A causal block sees no key after its own end."""
+    length, group = query.shape[2], query.shape[1] // key.shape[1]
+    bounds = [length * number // BLOCKS for number in range(BLOCKS + 1)] if causal else [0, length]
     for row in range(key.shape[0]):
         for head in range(key.shape[1]):
-            yield row, head, (row, slice(head * group, (head + 1) * group))
+            for begin, end in pairwise(bounds):
+                heads, queries = slice(head * group, (head + 1) * group), slice(begin, end)
+                keys = slice(end) if causal else slice(None)
+                if begin < end:
+                    yield (row, heads, queries), (row, head, keys), (row, slice(None), queries, keys)
 
 
 def _probabilities(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the keys [M, D] of scaled queries [G, L, D] under mask [1, L, M]: [G * L, M]."""
+    """Softmax over the keys [m, D] of scaled queries [G, l, D] under mask [1, l, m]: [G * l, m]."""
     return linear(query, key).add_(mask).softmax(-1).flatten(0, 1)

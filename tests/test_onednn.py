@@ -73,18 +73,23 @@ def test_a_frozen_projection_of_large_logits_neither_overflows_nor_vanishes(monk
     torch.testing.assert_close(project_logprobs(rows, targets, head).double(), expected, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("length", [2, 9])
 @pytest.mark.parametrize("heads, key_heads", [(4, 4), (6, 2)])
-def test_attention_equals_pytorchs(heads, key_heads):
+def test_attention_equals_pytorchs(heads, key_heads, length, is_causal):
     torch.manual_seed(0)
-    length, width = 9, 8
-    mask = torch.where(torch.rand(2, 1, length, length) < 0.3, -1e30, 0.0)
+    width = 8
+    visible = torch.rand(2, 1, length, length) < 0.7
+    if is_causal:
+        visible = visible.tril() | torch.eye(length, dtype=torch.bool)
+    mask = torch.where(visible, 0.0, -1e30)
     states = [torch.randn(2, count, length, width, requires_grad=True) for count in (heads, key_heads, key_heads)]
     module = nn.Module()
     module.num_key_value_groups = heads // key_heads
     upstream = torch.randn(2, length, heads, width)
     results = []
     for attend in (onednn_attention, sdpa_attention_forward):
-        mixed, _ = attend(module, *states, mask, scaling=0.3)
+        mixed, _ = attend(module, *states, mask, scaling=0.3, is_causal=is_causal)
         results.append([mixed, *torch.autograd.grad(mixed, states, upstream)])
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
