@@ -38,25 +38,35 @@ def linear_products(config, num_tokens: int, num_projected: int, last_layer_rows
     return [*products, Product("projection", 1, num_projected, hidden, config.vocab_size)]
 
 
-def forward_gflop(config, num_tokens: int, num_projected: int, last_layer_rows: int | None = None) -> float:
-    """1e9 operations of one row: `linear_products` (of all rows in the last layer, unless it is told how many), and
-    attention's two products over all pairs of tokens."""
-    last = num_tokens if last_layer_rows is None else last_layer_rows
-    linear = sum(product.gflop for product in linear_products(config, num_tokens, num_projected, last))
-    rows = (config.num_hidden_layers - 1) * num_tokens + last
-    return linear + 4 * rows * num_tokens * config.num_attention_heads * head_width(config) / 1e9
+def packed_products(config, item: EncodedQuestion) -> list[Product]:
+    """The packed pass's, whose last layer is of the scored rows alone."""
+    return linear_products(config, item.num_tokens, num_scored(item), num_scored(item))
 
 
-def packed_gflop(config, item: EncodedQuestion) -> float:
-    """1e9 operations of the packed pass, in PyTorch and as a graph: the last layer is of the scored rows alone."""
-    return forward_gflop(config, item.num_tokens, num_scored(item), num_scored(item))
+def forward_gflop(config, num_tokens: int, num_projected: int) -> float:
+    """1e9 operations of one row, all layers whole: `linear_products`, and attention's over all pairs of tokens."""
+    linear = sum(product.gflop for product in linear_products(config, num_tokens, num_projected, num_tokens))
+    return linear + attention_gflop(config, config.num_hidden_layers * num_tokens, num_tokens)
 
 
-def training_gflop(config, item: EncodedQuestion) -> float:
+def attention_gflop(config, num_queries: int, num_keys: float) -> float:
+    """1e9 operations of attention's two products."""
+    return 4 * num_queries * num_keys * config.num_attention_heads * head_width(config) / 1e9
+
+
+def packed_gflop(config, item: EncodedQuestion, blocks: int) -> float:
+    """1e9 operations of the packed pass, its attention in so many causal blocks but for the last layer's."""
+    keys = item.num_tokens * (blocks + 1) / (2 * blocks)  # on average
+    attention = attention_gflop(config, (config.num_hidden_layers - 1) * item.num_tokens, keys)
+    attention += attention_gflop(config, num_scored(item), item.num_tokens)
+    return sum(product.gflop for product in packed_products(config, item)) + attention
+
+
+def training_gflop(config, item: EncodedQuestion, blocks: int) -> float:
     """1e9 operations of a packed step with frozen weights: backward, a weight takes one product more, for the states'
     gradient, and attention four for its two. The adapter's own products, and what is computed anew, are left out."""
-    weights = sum(product.gflop for product in linear_products(config, item.num_tokens, *2 * [num_scored(item)]))
-    return 2 * weights + 3 * (packed_gflop(config, item) - weights)
+    weights = sum(product.gflop for product in packed_products(config, item))
+    return 2 * weights + 3 * (packed_gflop(config, item, blocks) - weights)
 
 
 def num_scored(item: EncodedQuestion) -> int:

@@ -47,11 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     config = loaded.model.config
     encoded = encode_questions(data.questions, loaded.tokenizer, loaded.prompt or PromptConfig(data.default_template))
     del loaded
-    work = sum(
-        product.gflop
-        for item in encoded[1:]
-        for product in flops.linear_products(config, item.num_tokens, *2 * [flops.num_scored(item)])
-    )
+    work = sum(product.gflop for item in encoded[1:] for product in flops.packed_products(config, item))
     print(f"\n{args.questions} questions; {machine()}")
     measured = {}
     for path in args.onnx:

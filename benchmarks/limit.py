@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         time.sleep(PAUSE)
         for side in scorers:
             side.run([item], counted=number > 0)
-        products = sliced(flops.linear_products(config, item.num_tokens, *2 * [flops.num_scored(item)]))
+        products = sliced(flops.packed_products(config, item))
         work = sum(product.gflop for product in products)
         for precision, libraries in LIBRARIES.items():
             seconds = {library: measured(products, precision, library) for library in libraries}

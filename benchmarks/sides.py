@@ -17,7 +17,9 @@ from lib.data import STRIP
 from lib.errors import InputError
 from lib.losses import LossOptions, sdpo
 from lib.models import make_policy
-from lib.onednn_layers import use_onednn
+from lib.onednn import applies
+from lib.onednn_layers import FEWEST_BLOCKS, use_onednn
+from lib.onnx_attention import BLOCKS
 from lib.onnx_check import onnx_scorer
 from lib.onnx_files import read_metadata
 from lib.pack import pack
@@ -161,14 +163,24 @@ def llama_cpp(program: Path, gguf: Path, config) -> Side:
 def packed_pytorch(model: torch.nn.Module) -> Side:
     scorer = PackedScorer(use_onednn(copy.deepcopy(model)))
     score = one_by_one(lambda item: scorer(pack([item]).to(model.device))[0].tolist())
-    return Side("packed pass, PyTorch", score, lambda item: flops.packed_gflop(model.config, item), device=model.device)
+    return Side(
+        "packed pass, PyTorch",
+        score,
+        lambda item: flops.packed_gflop(model.config, item, blocks(model)),
+        device=model.device,
+    )
+
+
+def blocks(model: torch.nn.Module) -> int:
+    """The blocks of queries that PyTorch's attention is computed in."""
+    return FEWEST_BLOCKS if applies(next(model.parameters())) else 1
 
 
 def onnx_python(path: Path, config) -> Side:
     run, quantization = onnx_scorer(path), read_metadata(path)["quantization"]
     score = one_by_one(lambda item: run(pack([item]))[0].tolist())
     name = f"onnxruntime in Python, {precision(quantization)}"
-    return Side(name, score, lambda item: flops.packed_gflop(config, item), exact=quantization == "none")
+    return Side(name, score, lambda item: flops.packed_gflop(config, item, BLOCKS), exact=quantization == "none")
 
 
 def cpp_scorer(path: Path, config, threads: int | None = None) -> Side:
@@ -187,7 +199,7 @@ def cpp_scorer(path: Path, config, threads: int | None = None) -> Side:
         return None, [json.loads(process.stdout.readline())["logprobs"] for _ in questions]
 
     name = f"C++ scorer, {precision(quantization)}"
-    return Side(name, score, lambda item: flops.packed_gflop(config, item), exact=quantization == "none")
+    return Side(name, score, lambda item: flops.packed_gflop(config, item, BLOCKS), exact=quantization == "none")
 
 
 def precision(quantization: str) -> str:
@@ -212,5 +224,8 @@ def packed_training(model: torch.nn.Module) -> Side:
         return None, rows
 
     return Side(
-        "S-DPO step, PyTorch", score, lambda item: flops.training_gflop(model.config, item), device=model.device
+        "S-DPO step, PyTorch",
+        score,
+        lambda item: flops.training_gflop(model.config, item, blocks(model)),
+        device=model.device,
     )

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def applies(states: Tensor) -> bool:
-    """Whether products with `states` are oneDNN's to take: fp32 on a CPU, and no autocast."""
-    usual = states.device.type == "cpu" and states.dtype == torch.float32
+    """Whether products with `states` are oneDNN's to take: fp32 on a CPU, not empty, and no autocast."""
+    usual = states.device.type == "cpu" and states.dtype == torch.float32 and states.numel() > 0
     return usual and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
 
 

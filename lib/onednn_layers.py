@@ -12,9 +12,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lib.onednn import applies, linear, weight_gradient
+from lib.pack import causal_bounds
 
 ATTENTION = "onednn"
-BLOCKS = 3  # of queries in causal attention: 2/3 of its work
+# Causal attention takes its queries in blocks: 2/3 of the work in three, and a bound to the memory of long rows.
+FEWEST_BLOCKS, LONGEST_BLOCK = 3, 512
 
 
 def use_onednn(model: nn.Module) -> nn.Module:
@@ -46,6 +48,7 @@ class OneDnnLora(lora.Linear):
     def forward(self, states: Tensor, *args, **kwargs) -> Tensor:
         active = [name for name in self.active_adapters if name in self.lora_A]
         plain = len(active) == 1 and active[0] not in self.lora_variant and self.lora_B[active[0]].bias is None
+        plain = plain and not any(parameter.requires_grad for parameter in self.base_layer.parameters())
         if not plain or self.disable_adapters or self.merged or args or kwargs or not applies(states):
             return super().forward(states, *args, **kwargs)
         [name] = active
@@ -119,7 +122,7 @@ class _Attention(torch.autograd.Function):
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         ctx.save_for_backward(query, key, value, mask)
         ctx.causal = causal
-        mixed = torch.empty_like(query)
+        mixed = query.new_empty(*query.shape[:3], value.shape[3])
         for mine, theirs, shown in _blocks(query, key, causal):
             probabilities = _probabilities(query[mine], key[theirs], mask[shown])
             mixed[mine] = linear(probabilities, value[theirs].t()).view_as(mixed[mine])
@@ -144,7 +147,7 @@ def _blocks(query: Tensor, key: Tensor, causal: bool) -> Iterator[tuple[tuple, t
     """Indices of a block of queries [G, l, D] that share a key head, of the keys [m, D] that it may see, and of its
     part of the mask [1, l, m]. A causal block sees no key after its own end."""
     length, group = query.shape[2], query.shape[1] // key.shape[1]
-    bounds = [length * number // BLOCKS for number in range(BLOCKS + 1)] if causal else [0, length]
+    bounds = causal_bounds(length, max(FEWEST_BLOCKS, length // LONGEST_BLOCK)) if causal else [0, length]
     for row in range(key.shape[0]):
         for head in range(key.shape[1]):
             for begin, end in pairwise(bounds):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
+from lib.pack import causal_bounds
+
 ATTENTION = "grouped_attention"
 BLOCKS = 4  # of queries; also the fewest tokens that a row may have
 
@@ -21,7 +23,7 @@ def grouped_attention(
     5/8 of the work.
     """
     length = query.shape[2]
-    bounds = [length * number // BLOCKS for number in range(BLOCKS + 1)] if is_causal else [0, length]
+    bounds = causal_bounds(length, BLOCKS) if is_causal else [0, length]
     mixed = []
     for begin, end in pairwise(bounds):
         seen = end if is_causal else key.shape[2]

@@ -27,7 +27,7 @@ SLICE_TOKENS = 10_000  # of the vocabulary projected at once: 40 kB of fp32 logi
 
 
 class ScoringGraph(nn.Module):
-    """What is traced. It equals `PackedScorer`, with last layer and projection laid out for a runtime on a CPU.
+    """What is traced. It equals `PackedScorer`, with attention and projection laid out for a runtime on a CPU.
 
     The log-sum-exp runs over slices of the vocabulary, so that the weights are read once and [B * N, V] logits never
     exist; the target's logit is a product with its own row of the projection. The slices are views of the projection,

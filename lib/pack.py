@@ -107,3 +107,9 @@ def gather_rows(hidden: torch.Tensor, pred_index: torch.Tensor) -> torch.Tensor:
     num_rows, length, width = hidden.shape
     offset = torch.arange(num_rows, device=hidden.device)[:, None] * length
     return hidden.reshape(-1, width).index_select(0, (pred_index.clamp(min=0) + offset).flatten())
+
+
+def causal_bounds(length: int, blocks: int) -> list[int]:
+    """Bounds of `blocks` blocks of a packed row's tokens. None of them sees a later one, so that attention of a block
+    needs the keys up to the block's own end alone."""
+    return [length * number // blocks for number in range(blocks + 1)]

@@ -31,15 +31,16 @@ class ScoredRows(nn.Module):
         def rows_of(states: Tensor) -> Tensor:
             return gather_rows(states, self.pred_index).view(batch, self.pred_index.shape[1], states.shape[-1])
 
-        def heads(projection: nn.Module, states: Tensor, norm: str) -> Tensor:
+        def heads(projection: nn.Module, states: Tensor, norm: nn.Module | None = None) -> Tensor:
             split = projection(states).view(batch, states.shape[1], -1, attention.head_dim)
-            return getattr(attention, norm, nn.Identity())(split).transpose(1, 2)
+            return (norm(split) if norm else split).transpose(1, 2)
 
         cos, sin = (table.expand(batch, length, -1) for table in position_embeddings)
         normed = self.layer.input_layernorm(hidden_states)
-        query = rotate(heads(attention.q_proj, rows_of(normed), "q_norm"), rows_of(cos), rows_of(sin))
-        key = rotate(heads(attention.k_proj, normed, "k_norm"), cos, sin)
-        value = heads(attention.v_proj, normed, "")
+        query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))  # qwen3 has them
+        query = rotate(heads(attention.q_proj, rows_of(normed), query_norm), rows_of(cos), rows_of(sin))
+        key = rotate(heads(attention.k_proj, normed, key_norm), cos, sin)
+        value = heads(attention.v_proj, normed)
         attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
         mixed, _ = attend(
             attention,
@@ -56,14 +57,15 @@ class ScoredRows(nn.Module):
 
 
 def can_narrow(model: PreTrainedModel) -> bool:
-    """Whether `ScoredRows` can stand for the last layer of `model`. Eager attention is a function of its family."""
+    """Whether `ScoredRows` can stand for the last layer of `model`. Eager attention is in no table of transformers:
+    each family has a function of its own."""
     return model.config.model_type in ROTARY_FAMILIES and model.config._attn_implementation != "eager"
 
 
 @contextmanager
 def last_layer_narrowed(model: PreTrainedModel, pred_index: Tensor) -> Iterator[None]:
-    """Within it, the decoder of `model` gives the hidden states of pred_index [B, N] alone. Names of weights outside
-    of it stay what they were."""
+    """Within it, the decoder of `model` gives the hidden states of pred_index [B, N] alone. Afterwards layers and names
+    of weights are what they were."""
     layers = model.base_model.layers
     last = layers[-1]
     layers[-1] = ScoredRows(last, pred_index).train(last.training)

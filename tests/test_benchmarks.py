@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AttentionInterface
-from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 import lib.scoring
 from lib.errors import InputError
+from lib.onnx_attention import ATTENTION, BLOCKS
 from lib.pack import pack
 from lib.scoring import PackedScorer
 
@@ -50,23 +49,28 @@ def test_a_forwards_operations_equal_torchs_count(model):
     assert flops.forward_gflop(model.config, 37, 37) == pytest.approx(measured - rotary_gflop(model.config, 37))
 
 
+def attention_as_products(query, key, value, attn_mask, scale, enable_gqa):
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
+    return (query @ key.transpose(2, 3) * scale + attn_mask).softmax(-1) @ value
+
+
 def test_the_packed_pass_and_its_backward_equal_torchs_count(model, encode, monkeypatch):
     monkeypatch.setattr(lib.scoring, "linear", F.linear)  # the counter does not know oneDNN's product
-    # Eager attention under a name of its own: by its old one the last layer is left as it is.
-    AttentionInterface.register("products", eager_attention_forward)
-    model.set_attn_implementation("products")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention_as_products)
+    model.set_attn_implementation(ATTENTION)
     [item] = encode(rows(1))
     scorer = PackedScorer(model)
     rotary = rotary_gflop(model.config, item.num_tokens)
     measured = counted(lambda: scorer(pack([item])))
-    assert flops.packed_gflop(model.config, item) == pytest.approx(measured - rotary)
+    assert flops.packed_gflop(model.config, item, BLOCKS) == pytest.approx(measured - rotary)
 
     model.requires_grad_(False)
     embedding = model.get_input_embeddings()
     # As below an adapter: states need gradients, weights do not.
     embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     measured = counted(lambda: scorer(pack([item])).sum().backward())
-    assert flops.training_gflop(model.config, item) == pytest.approx(measured - rotary)
+    assert flops.training_gflop(model.config, item, BLOCKS) == pytest.approx(measured - rotary)
 
 
 def test_every_way_of_scoring_gives_the_same_logprobs(model, encode):

@@ -75,21 +75,21 @@ def test_a_frozen_projection_of_large_logits_neither_overflows_nor_vanishes(monk
 
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("length", [2, 9])
-@pytest.mark.parametrize("heads, key_heads", [(4, 4), (6, 2)])
-def test_attention_equals_pytorchs(heads, key_heads, length, is_causal):
+@pytest.mark.parametrize("heads, key_heads, of_value", [(4, 4, 8), (6, 2, 8), (4, 4, 5)])
+def test_attention_equals_pytorchs(heads, key_heads, of_value, length, is_causal):
     torch.manual_seed(0)
-    width = 8
     visible = torch.rand(2, 1, length, length) < 0.7
     if is_causal:
         visible = visible.tril() | torch.eye(length, dtype=torch.bool)
     mask = torch.where(visible, 0.0, -1e30)
-    states = [torch.randn(2, count, length, width, requires_grad=True) for count in (heads, key_heads, key_heads)]
+    sizes = ((heads, 8), (key_heads, 8), (key_heads, of_value))
+    states = [torch.randn(2, count, length, width, requires_grad=True) for count, width in sizes]
     module = nn.Module()
     module.num_key_value_groups = heads // key_heads
-    upstream = torch.randn(2, length, heads, width)
+    upstream = torch.randn(2, length, heads, of_value)
     results = []
-    for attend in (onednn_attention, sdpa_attention_forward):
-        mixed, _ = attend(module, *states, mask, scaling=0.3, is_causal=is_causal)
+    for attend, known in ((onednn_attention, {"is_causal": is_causal}), (sdpa_attention_forward, {})):
+        mixed, _ = attend(module, *states, mask, scaling=0.3, **known)
         results.append([mixed, *torch.autograd.grad(mixed, states, upstream)])
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -148,8 +148,43 @@ def test_a_policys_gradients_equal_pytorchs(encode):
 def test_text_is_generated_as_by_pytorch():
     """With a cache and without the packed mask, attention is PyTorch's own."""
     model = tiny_model()
+    given = {"input_ids": torch.tensor([[5, 6, 7], [0, 9, 10]]), "attention_mask": torch.tensor([[1, 1, 1], [0, 1, 1]])}
     written = [
-        way.generate(torch.tensor([[5, 6, 7], [8, 9, 10]]), max_new_tokens=6, do_sample=False, pad_token_id=0)
+        way.generate(**given, max_new_tokens=6, do_sample=False, pad_token_id=0)
         for way in (use_onednn(copy.deepcopy(model)), model)
     ]
     assert torch.equal(*written) and written[0].shape == (2, 9)
+
+
+def test_checkpointing_and_an_adapters_dropout_change_no_gradient(encode):
+    """In training, with the last layer narrowed and every other computed anew."""
+    batch, gradients = pack(encode(rows(2))), []
+    for prepare, checkpointing in ((use_onednn, True), (use_onednn, False), (lambda policy: policy, False)):
+        torch.manual_seed(0)
+        policy = prepare(make_policy(tiny_model(), 4, 8, 0.3, checkpointing=checkpointing)).train()
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.1)
+        torch.manual_seed(1)
+        PackedScorer(policy)(batch).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in policy.named_parameters()})
+    for name, gradient in gradients[-1].items():
+        for others in gradients[:-1]:
+            if gradient is None:
+                assert others[name] is None
+            else:
+                torch.testing.assert_close(others[name], gradient, rtol=1e-3, atol=1e-3 * gradient.abs().max().item())
+
+
+def test_a_frozen_projection_in_bf16_is_as_near_as_bf16_goes():
+    torch.manual_seed(0)
+    head = nn.Linear(64, 500, bias=False).requires_grad_(False)
+    states, targets = torch.randn(8, 64), torch.randint(500, (8,))
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        given = states.clone().to(dtype).detach().requires_grad_()
+        logprobs = project_logprobs(given, targets, copy.deepcopy(head).to(dtype))
+        logprobs.sum().backward()
+        results.append((logprobs, given.grad.float()))
+    assert results[1][0].dtype == torch.float32
+    torch.testing.assert_close(results[1], results[0], rtol=0.02, atol=0.02)
