@@ -10,6 +10,7 @@ from lib.prompt import EncodedQuestion
 from lib.scoring import PackedScorer
 
 ADVICE = "use a model with full attention in every layer, such as Qwen2, Llama or Qwen3"
+CHANGES_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # Gemma, Granite, Cohere
 # Per unit of log-prob size, and absolute. bf16 keeps 8 bits of each product, whatever the layout.
 TOLERANCE = {"fp32": (1e-4, 1e-3), "bf16": (0.02, 0.5)}
 
@@ -25,6 +26,12 @@ def check_family(model: PreTrainedModel, longest_row: int) -> None:
     if kinds:
         layers = ", ".join(sorted(kinds))
         raise InputError(f"model family {name} has {layers} layers, which cannot keep candidates apart; {ADVICE}")
+    for setting in CHANGES_LOGITS:
+        if getattr(config, setting, None) not in (None, 1):
+            raise InputError(
+                f"model family {name} changes its logits after the projection ({setting}), which the packed pass does "
+                f"not; {ADVICE}"
+            )
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True) and window < longest_row:
         raise InputError(

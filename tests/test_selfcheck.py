@@ -45,3 +45,5 @@ def test_a_head_that_changes_the_logits_is_noticed(encode):
     model = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(InputError, match="self-check failed"):
         check_packed_pass(PackedScorer(model), encode(rows(1))[0], torch.device("cpu"), "fp32")
+    with pytest.raises(InputError, match="final_logit_softcapping"):
+        check_family(model, 100)
