@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--data", required=True, help="folder or file with questions, train split")
-    parser.add_argument("--rounds", type=positive_int, default=4, help="rounds, new questions in each")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="rounds, new questions in each")
     parser.add_argument("--questions", type=positive_int, default=1, help="questions a round")
     parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of weights and products")
     parser.add_argument("--side", choices=SIDES, nargs="+", default=list(SIDES), help="what to run")
