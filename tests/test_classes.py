@@ -91,6 +91,7 @@ def test_broken_rows_and_class_files_are_named(tmp_path, names, row, message):
         load_split(str(path), "test", candidates_file=str(tmp_path / "none.txt"))
 
 
+@pytest.mark.slow
 def test_100_classes_go_through_training_evaluation_onnx_and_cpp(
     tmp_path, monkeypatch, model_folder, names_file, clauses, scorer
 ):
