@@ -37,9 +37,8 @@ bench: $(READY) scorer ## every benchmark, into runs/bench (two hours): CASEHOLD
 	$(BIN)/python benchmarks/bench.py --data $(CASEHOLD) --tokenizer $(TOKENIZER) --output runs/bench \
 		$(if $(LLAMA),--llama-perplexity $(LLAMA) --gguf $(GGUF))
 
-# Models as tiny as the fast suite's are slower on two threads than on one.
 test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q
 
 test-all: $(READY) ## everything, every command of the README included
 	$(BIN)/python -m pytest -q -m "slow or not slow"

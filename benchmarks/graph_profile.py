@@ -18,14 +18,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import flops
+import sides
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import run_script
-from lib.models import load_model
 from lib.onnx_files import read_metadata
 from lib.pack import pack
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
-from sides import precision
+from lib.prompt import EncodedQuestion
 from tables import machine, print_table, write_json
 
 # onnxruntime's operators for a product of two matrices; with fp32 weights and in 8-bit integers.
@@ -42,16 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args(argv)
 
-    data = load_split(args.data, "test", limit=args.questions + 1)
-    loaded = load_model(args.model, torch.float32)
-    config = loaded.model.config
-    encoded = encode_questions(data.questions, loaded.tokenizer, loaded.prompt or PromptConfig(data.default_template))
-    del loaded
+    config, encoded = sides.test_questions(args.model, args.data, args.questions + 1)
     work = sum(product.gflop for item in encoded[1:] for product in flops.packed_products(config, item))
     print(f"\n{args.questions} questions; {machine()}")
     measured = {}
     for path in args.onnx:
-        name = f"onnxruntime, {precision(read_metadata(path)['quantization'])}"
+        name = f"onnxruntime, {sides.precision(read_metadata(path)['quantization'])}"
         measured[name] = profile(path, encoded)
         report(name, measured[name], work, args.questions)
     write_json(args.json, {"questions": args.questions, "seconds": measured})

@@ -30,12 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import flops
 import sides
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import run_script
-from lib.models import load_model
 from lib.onednn import linear
 from lib.onnx_graph import SLICE_TOKENS
-from lib.prompt import PromptConfig, encode_questions
 from tables import machine, print_table, write_json
 
 REPEATS = 5
@@ -54,11 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args(argv)
 
-    data = load_split(args.data, "test", limit=args.questions + 1)
-    loaded = load_model(args.model, torch.float32)
-    config = loaded.model.config
-    encoded = encode_questions(data.questions, loaded.tokenizer, loaded.prompt or PromptConfig(data.default_template))
-    del loaded
+    config, encoded = sides.test_questions(args.model, args.data, args.questions + 1)
     scorers = [sides.cpp_scorer(path, config) for path in args.onnx]
     by_library = {(precision, library): [] for precision, libraries in LIBRARIES.items() for library in libraries}
     limits = {precision: [] for precision in LIBRARIES}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import DynamicCache, PretrainedConfig
 
 import flops
 import llama
-from lib.data import STRIP
+from lib.data import STRIP, load_split
 from lib.errors import InputError
 from lib.losses import LossOptions, sdpo
-from lib.models import make_policy
+from lib.models import load_model, make_policy
 from lib.onednn import applies
 from lib.onednn_layers import FEWEST_BLOCKS, use_onednn
 from lib.onnx_attention import BLOCKS
@@ -24,7 +24,7 @@ from lib.onnx_check import onnx_scorer
 from lib.onnx_files import read_metadata
 from lib.pack import pack
 from lib.paths import ROOT
-from lib.prompt import EncodedQuestion, ending_text
+from lib.prompt import EncodedQuestion, PromptConfig, encode_questions, ending_text
 from lib.scoring import PackedScorer
 from timing import stopwatch
 
@@ -57,6 +57,13 @@ class Side:
             self.seconds.append(elapsed / len(questions))
             self.gflop_per_second.append(sum(map(self.gflop, questions)) / elapsed)
         return logprobs
+
+
+def test_questions(model: str, data: str, limit: int) -> tuple[PretrainedConfig, list[EncodedQuestion]]:
+    """The configuration of a run or model folder, and test questions under its prompt, or under the data's own."""
+    split, loaded = load_split(data, "test", limit=limit), load_model(model, torch.float32)
+    prompt = loaded.prompt or PromptConfig(split.default_template)
+    return loaded.model.config, encode_questions(split.questions, loaded.tokenizer, prompt)
 
 
 def one_by_one(score_one: Callable[[EncodedQuestion], list[float]]) -> Callable:
