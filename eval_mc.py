@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from lib.cli import HelpFormatter, positive_int
-from lib.compare import LETTERS, comparison_report, differing, read_aligned
-from lib.data import Dataset, has_validation, load_split
 from lib.errors import InputError, run_script
-from lib.evaluation import SCORES, Scored
-from lib.inference import SCORING_BATCH_SIZE, start_accelerator
-from lib.models import pick_precision
-from lib.predictions import write_predictions
-from lib.prompt import PromptConfig, encode_questions, report_encoding
-from lib.report import write_report
-from lib.scorers import ModelScorer
-from lib.summary import headline, score_table, summarise
+from lib.evaluation.compare import LETTERS, comparison_report, differing, read_aligned
+from lib.evaluation.predictions import write_predictions
+from lib.evaluation.report import write_report
+from lib.evaluation.scorers import ModelScorer
+from lib.evaluation.scores import SCORES, Scored
+from lib.evaluation.summary import headline, score_table, summarise
+from lib.models.loading import pick_precision
+from lib.packed.inference import SCORING_BATCH_SIZE, start_accelerator
+from lib.questions.data import Dataset, has_validation, load_split
+from lib.questions.prompt import PromptConfig, encode_questions, report_encoding
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -15,11 +15,9 @@ import torch
 from peft import PeftModel
 
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import InputError, run_script
-from lib.models import LoadedModel, load_model
-from lib.onnx_causal import export_causal_lm, load_causal_lm
-from lib.onnx_check import (
+from lib.export.causal_lm import export_causal_lm, load_causal_lm
+from lib.export.check import (
     compare_quantized,
     compute_logprobs,
     int8_report,
@@ -27,7 +25,7 @@ from lib.onnx_check import (
     onnx_scorer,
     write_golden,
 )
-from lib.onnx_files import (
+from lib.export.files import (
     FORMAT_VERSION,
     TOKENIZER_FILE,
     check_neighbours,
@@ -36,13 +34,15 @@ from lib.onnx_files import (
     staging,
     write_model,
 )
-from lib.onnx_graph import export_graph
-from lib.onnx_int8 import quantize, require_optimum
+from lib.export.graph import export_graph
+from lib.export.int8 import quantize, require_optimum
+from lib.models.loading import LoadedModel, load_model
+from lib.models.runs import write_run
+from lib.packed.scoring import PackedScorer
+from lib.packed.selfcheck import check_family, check_packed_pass, unpacked_logprobs
 from lib.paths import atomic_dir
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions, report_encoding
-from lib.runs import write_run
-from lib.scoring import PackedScorer
-from lib.selfcheck import check_family, check_packed_pass, unpacked_logprobs
+from lib.questions.data import load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, report_encoding
 
 SLOW_CHECK_QUESTIONS = 4  # for the checks that run the model once more: the adapter unmerged, candidates unpacked
 

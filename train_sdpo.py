@@ -18,7 +18,6 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from lib.checkpoint import Checkpoints
 from lib.cli import (
     HelpFormatter,
     flag,
@@ -29,20 +28,11 @@ from lib.cli import (
     positive_int,
     share,
 )
-from lib.data import Dataset, load_split
 from lib.errors import run_script
-from lib.evaluation import Scored, is_correct
-from lib.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
-from lib.losses import LOSSES, LossOptions
-from lib.models import DTYPES, load_model, make_policy, pick_precision, weights_sha256
-from lib.negatives import epoch_order
-from lib.onednn_layers import use_onednn
-from lib.preparation import prepare_questions
-from lib.prompt import PromptConfig, encode_questions
-from lib.recipe import make_recipe, num_negatives, without_effect
-from lib.reference import reference_logprobs
-from lib.rewards import REWARDS
-from lib.runs import (
+from lib.evaluation.scores import Scored, is_correct
+from lib.models.checkpoint import Checkpoints
+from lib.models.loading import DTYPES, load_model, make_policy, pick_precision, weights_sha256
+from lib.models.runs import (
     MetricsLog,
     finish_run,
     new_run_folder,
@@ -51,9 +41,19 @@ from lib.runs import (
     peak_memory_gb,
     resumed_settings,
 )
-from lib.scoring import PackedScorer
-from lib.selfcheck import check_family, check_packed_pass
-from lib.training import backward_window, catch_interrupt, not_finite, step_means
+from lib.packed.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
+from lib.packed.onednn_layers import use_onednn
+from lib.packed.reference import reference_logprobs
+from lib.packed.scoring import PackedScorer
+from lib.packed.selfcheck import check_family, check_packed_pass
+from lib.questions.data import Dataset, load_split
+from lib.questions.prompt import PromptConfig, encode_questions
+from lib.training.losses import LOSSES, LossOptions
+from lib.training.negatives import epoch_order
+from lib.training.preparation import prepare_questions
+from lib.training.recipe import make_recipe, num_negatives, without_effect
+from lib.training.rewards import REWARDS
+from lib.training.step import backward_window, catch_interrupt, not_finite, step_means
 
 # The paper does not state these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0

@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import flops
 import sides
 from lib.cli import HelpFormatter, positive_int
-from lib.data import Question, load_split
 from lib.errors import InputError, run_script
-from lib.models import load_model
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.models.loading import load_model
+from lib.questions.data import Question, load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
 from tables import machine, print_table, write_json
 
 NUM_NAMES, MAX_TOKENS = 100, 6

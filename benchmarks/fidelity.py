@@ -25,13 +25,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import run_script
-from lib.models import load_model
-from lib.onnx_check import compare_quantized, onnx_scorer
-from lib.onnx_int8 import quantize, use_matmul
-from lib.pack import pack
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.export.check import compare_quantized, onnx_scorer
+from lib.export.int8 import quantize, use_matmul
+from lib.models.loading import load_model
+from lib.packed.pack import pack
+from lib.questions.data import load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
 from tables import machine, print_table, write_json
 
 BLOCK = 32

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lib.prompt import EncodedQuestion
+from lib.questions.prompt import EncodedQuestion
 
 
 @dataclass(frozen=True)

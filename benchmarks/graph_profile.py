@@ -21,9 +21,9 @@ import flops
 import sides
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
-from lib.onnx_files import read_metadata
-from lib.pack import pack
-from lib.prompt import EncodedQuestion
+from lib.export.files import read_metadata
+from lib.packed.pack import pack
+from lib.questions.prompt import EncodedQuestion
 from tables import machine, print_table, write_json
 
 # onnxruntime's operators for a product of two matrices; with fp32 weights and in 8-bit integers.

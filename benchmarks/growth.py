@@ -22,11 +22,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sides
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import run_script
-from lib.models import DTYPES, load_model
+from lib.models.loading import DTYPES, load_model
 from lib.paths import atomic_file
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.questions.data import load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
 from make_random_model import random_model
 from tables import machine, print_table, write_json
 

@@ -31,8 +31,8 @@ import flops
 import sides
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
-from lib.onednn import linear
-from lib.onnx_graph import SLICE_TOKENS
+from lib.export.graph import SLICE_TOKENS
+from lib.packed.onednn import linear
 from tables import machine, print_table, write_json
 
 REPEATS = 5

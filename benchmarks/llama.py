@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from lib.data import STRIP
 from lib.errors import InputError
-from lib.prompt import EncodedQuestion
+from lib.questions.data import STRIP
+from lib.questions.prompt import EncodedQuestion
 
 BEGIN, END = b"acc_norm", b"Final result"  # what it prints before it scores, and after
 SPARE = 64  # cells of the context beyond the longest question

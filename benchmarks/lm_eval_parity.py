@@ -21,11 +21,11 @@ from lm_eval.models.huggingface import HFLM
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import eval_mc
 from lib.cli import HelpFormatter, positive_float, positive_int
-from lib.data import STRIP, Question, load_split
 from lib.errors import InputError, run_script
-from lib.evaluation import score_values
-from lib.prompt import PromptConfig, encode_questions, ending_text
-from lib.selfcheck import unpacked_logprobs
+from lib.evaluation.scores import score_values
+from lib.packed.selfcheck import unpacked_logprobs
+from lib.questions.data import STRIP, Question, load_split
+from lib.questions.prompt import PromptConfig, encode_questions, ending_text
 
 PROMPT = PromptConfig("{context}", max_length=4096, end_token=False)
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import lib.reference
+import lib.packed.reference
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import InputError, run_script
-from lib.inference import start_accelerator
-from lib.prompt import PromptConfig, encode_questions
-from lib.scorers import ModelScorer
+from lib.evaluation.scorers import ModelScorer
+from lib.packed.inference import start_accelerator
+from lib.questions.data import load_split
+from lib.questions.prompt import PromptConfig, encode_questions
 from tables import machine, print_table, write_json
 
 SIDES = {
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     for start in tqdm(range(0, len(encoded), args.questions), unit="round"):
         for name, asked in SIDES.items():
             with tempfile.TemporaryDirectory() as cache:
-                lib.reference.CACHE_DIR = Path(cache)
+                lib.packed.reference.CACHE_DIR = Path(cache)
                 began = time.perf_counter()
                 questions = encoded[start : start + args.questions]
                 model.score(questions, prompt.template, **asked, per_token=False, description=name)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import eval_mc
 from lib.cli import HelpFormatter, positive_float, positive_int
 from lib.errors import InputError, run_script
-from lib.readers import find_split
+from lib.questions.readers import find_split
 
 SCORER = Path(__file__).resolve().parent.parent / "cpp_scorer" / "score"
 

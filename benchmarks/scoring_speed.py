@@ -23,10 +23,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sides
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import InputError, run_script
-from lib.models import DTYPES, load_model
-from lib.prompt import PromptConfig, encode_questions
+from lib.models.loading import DTYPES, load_model
+from lib.questions.data import load_split
+from lib.questions.prompt import PromptConfig, encode_questions
 from tables import machine, print_table, write_json
 
 AGREEMENT = 2e-3  # nats, between log-probs of the exact sides in fp32

@@ -13,19 +13,19 @@ from transformers import DynamicCache, PretrainedConfig
 
 import flops
 import llama
-from lib.data import STRIP, load_split
 from lib.errors import InputError
-from lib.losses import LossOptions, sdpo
-from lib.models import load_model, make_policy
-from lib.onednn import applies
-from lib.onednn_layers import FEWEST_BLOCKS, use_onednn
-from lib.onnx_attention import BLOCKS
-from lib.onnx_check import onnx_scorer
-from lib.onnx_files import read_metadata
-from lib.pack import pack
+from lib.export.attention import BLOCKS
+from lib.export.check import onnx_scorer
+from lib.export.files import read_metadata
+from lib.models.loading import load_model, make_policy
+from lib.packed.onednn import applies
+from lib.packed.onednn_layers import FEWEST_BLOCKS, use_onednn
+from lib.packed.pack import pack
+from lib.packed.scoring import PackedScorer
 from lib.paths import ROOT
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions, ending_text
-from lib.scoring import PackedScorer
+from lib.questions.data import STRIP, load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, ending_text
+from lib.training.losses import LossOptions, sdpo
 from timing import stopwatch
 
 SCORER = ROOT / "cpp_scorer" / "score"

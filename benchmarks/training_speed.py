@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
-from lib.data import load_split
 from lib.errors import InputError, run_script
-from lib.losses import LossOptions, sdpo
-from lib.models import DTYPES, load_model, load_tokenizer, make_policy
-from lib.onednn_layers import use_onednn
-from lib.pack import pack
-from lib.prompt import EncodedQuestion, PromptConfig, encode_questions
-from lib.runs import peak_memory_gb
-from lib.scoring import PackedScorer
+from lib.models.loading import DTYPES, load_model, load_tokenizer, make_policy
+from lib.models.runs import peak_memory_gb
+from lib.packed.onednn_layers import use_onednn
+from lib.packed.pack import pack
+from lib.packed.scoring import PackedScorer
+from lib.questions.data import load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.training.losses import LossOptions, sdpo
 from tables import machine, print_table, write_json
 from timing import stopwatch
 

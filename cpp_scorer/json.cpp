@@ -46,7 +46,7 @@ struct Form {
   const char *field, *prompt, *candidates, *reward;
 };
 
-// The same as in lib/forms.py, except for one response a row: a stream cannot be grouped by prompt.
+// The same as in lib/questions/forms.py, except for one response a row: a stream cannot be grouped by prompt.
 constexpr std::array<Form, 4> kForms{{{"context", "context", "endings", "label"},
                                       {"context", "citing_prompt", "holding_0", "label"},
                                       {"question", "question", "choices", "answer"},

@@ -15,7 +15,7 @@ struct PromptConfig {
   int64_t end_token_id = -1;  // closes every ending; -1 = endings are not closed
 };
 
-/// The prompt contract: templates, white space, separate encoding and the cut, the same as in lib/prompt.py.
+/// The prompt contract: templates, white space, separate encoding and the cut, the same as in lib/questions/prompt.py.
 class PromptEncoder {
  public:
   using Encode = std::function<std::vector<int64_t>(std::string_view)>;

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 CASEHOLD = Path(os.environ.get("CASEHOLD_DIR", ROOT.parent / "shared" / "casehold"))
 SCORE = ROOT / "cpp_scorer" / "score"
 QWEN2_TOKENIZER = ROOT.parent / "shared" / "qwen2_tokenizer"
-from lib.pretraining import train_tokenizer  # noqa: E402
+from lib.pretraining.language_model import train_tokenizer  # noqa: E402
 
 VOCAB_SIZE = 400
 SUBJECTS = ("the tenant", "the carrier", "a minor", "the surety", "an agent", "the insurer", "a trustee", "the buyer")
@@ -125,8 +125,8 @@ def data_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def encode(tokenizer, tmp_path):
     """Rows to encoded questions, by way of a file."""
-    from lib.data import load_split
-    from lib.prompt import PromptConfig, encode_questions
+    from lib.questions.data import load_split
+    from lib.questions.prompt import PromptConfig, encode_questions
 
     def encode_rows(records: list[dict], **config):
         data = load_split(str(write_jsonl(tmp_path / "rows.jsonl", records)), "test")

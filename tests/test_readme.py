@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, opinions, write_jsonl
 
-from lib.data import load_split
+from lib.questions.data import load_split
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = ("train_sdpo.py", "eval_mc.py", "export.py", *sorted((ROOT / "tools").glob("*.py")))

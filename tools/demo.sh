@@ -19,6 +19,6 @@ step "export to ONNX"
 python export.py --model runs/demo --output runs/demo/model.onnx
 step "the scorer, built and run: no Python from here on"
 tools/build_scorer.sh
-questions=$(python -c 'from lib.demo_data import ensure_data; print(ensure_data())')/test.jsonl
+questions=$(python -c 'from lib.demo.data import ensure_data; print(ensure_data())')/test.jsonl
 ./cpp_scorer/score --model runs/demo/model.onnx --input "$questions" --output runs/demo/predictions.cpp.jsonl
 printf '\ndone in %d seconds\n' $(($(date +%s) - started))

@@ -16,15 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int, share
-from lib.corpus import Corpus, load_corpus, parallel
-from lib.data import load_split
-from lib.distractors import Mined, questions, split_by_opinion
 from lib.errors import InputError, run_script
-from lib.mining import holdings_and_problems
-from lib.mining_report import write_report
-from lib.overlap import shares_run, word_runs
+from lib.mining.corpus import Corpus, load_corpus, parallel
+from lib.mining.distractors import Mined, questions, split_by_opinion
+from lib.mining.overlap import shares_run, word_runs
+from lib.mining.parentheticals import holdings_and_problems
+from lib.mining.propositions import PROPOSITION, propositions
+from lib.mining.report import write_report
 from lib.paths import atomic_dir
-from lib.propositions import PROPOSITION, propositions
+from lib.questions.data import load_split
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -21,18 +21,18 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float, positive_int
-from lib.corpus import load_corpus
 from lib.errors import InputError, run_script
-from lib.models import load_tokenizer, pick_precision
-from lib.negatives import epoch_order
-from lib.opinions import PAGE_BREAK
+from lib.mining.corpus import load_corpus
+from lib.mining.opinions import PAGE_BREAK
+from lib.models.curve import plot_pretraining
+from lib.models.loading import load_tokenizer, pick_precision
+from lib.models.runs import RUN_FILE, MetricsLog, library_versions, peak_memory_gb, read_metrics, read_run, write_run
 from lib.paths import atomic_dir
-from lib.plots import plot_pretraining
-from lib.pretraining import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
-from lib.pretraining_data import Rows, prepare, question_texts
-from lib.runs import RUN_FILE, MetricsLog, library_versions, peak_memory_gb, read_metrics, read_run, write_run
-from lib.throughput import flops_per_token, peak_flops, seconds_per_step
-from lib.training import catch_interrupt
+from lib.pretraining.data import Rows, prepare, question_texts
+from lib.pretraining.language_model import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
+from lib.pretraining.throughput import flops_per_token, peak_flops, seconds_per_step
+from lib.training.negatives import epoch_order
+from lib.training.step import catch_interrupt
 
 WORK_FOLDER = "pretraining"  # below the model's: what a run resumes from, and its record
 CHECKPOINT = "checkpoint.safetensors"

@@ -26,13 +26,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float
 from lib.errors import InputError, run_script
-from lib.losses import LOSSES
+from lib.experiments.reproduction import Shipped, markdown
+from lib.experiments.sweep import Sweep, shared_flags
+from lib.experiments.variations import Outcome, Variation, best, outcomes
+from lib.mining.propositions import PROPOSITION
 from lib.paths import ROOT, atomic_dir, atomic_file
-from lib.propositions import PROPOSITION
-from lib.readers import find_split
-from lib.reproduction import Shipped, markdown
-from lib.sweep import Sweep, shared_flags
-from lib.variations import Outcome, Variation, best, outcomes
+from lib.questions.readers import find_split
+from lib.training.losses import LOSSES
 
 SEED = 0
 NUM_NEG = 4

@@ -17,15 +17,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int
 from lib.errors import run_script
-from lib.evaluation import SCORES
-from lib.grid import Run, make_grid
-from lib.losses import LOSSES
+from lib.evaluation.scores import SCORES
+from lib.experiments.figures import draw_figures
+from lib.experiments.grid import Run, make_grid
+from lib.experiments.report import markdown
+from lib.experiments.results import collect
+from lib.experiments.sweep import UNTUNED, Sweep
+from lib.models.runs import read_metrics
 from lib.paths import atomic_file
-from lib.runs import read_metrics
-from lib.sweep import UNTUNED, Sweep
-from lib.sweep_figures import draw_figures
-from lib.sweep_report import markdown
-from lib.sweep_results import collect
+from lib.training.losses import LOSSES
 
 SHARED = ("model", "data", "epochs", "batch_size", "learning_rate", "lora_r", "limit")
 
@@ -80,7 +80,7 @@ def write_report(sweep: Sweep, runs: list[Run]) -> None:
     """report.json, the figures, and report.md last, each of them whole."""
     report = collect(sweep, runs)
     if models := example_models(sweep, runs):
-        from lib.sweep_examples import make_examples
+        from lib.experiments.examples import make_examples
 
         report["examples"] = make_examples(models, sweep.settings["data"])
     figures = draw_figures(report, {run.name: read_metrics(sweep.run_folder(run.name)) for run in runs}, sweep.folder)

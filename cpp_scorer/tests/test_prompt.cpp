@@ -1,4 +1,4 @@
-// The prompt contract of lib/prompt.py, with a tokenizer of one token a byte: what is cut is seen in the text.
+// The prompt contract of lib/questions/prompt.py, with a tokenizer of one token a byte: what is cut is seen in the text.
 
 #include <string>
 

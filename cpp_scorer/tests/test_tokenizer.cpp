@@ -1,5 +1,5 @@
 // The parts of the tokenizer, and what it refuses. That its ids are those of the `tokenizers` library is held by
-// tests/test_cpp_tokenizer.py.
+// tests/cpp_scorer/test_cpp_tokenizer.py.
 
 #include <chrono>
 #include <string>

@@ -1,0 +1,58 @@
+"""What models write for a few test questions, next to the gold (section 6.3 of the S-DPO paper)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import GenerationConfig
+
+from lib.models.loading import DTYPES, LoadedModel, load_model, pick_precision
+from lib.packed.inference import start_accelerator
+from lib.questions.data import STRIP, load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.training.self_negatives import ending_of, left_padded, stop_ids
+
+NUM_QUESTIONS = 5
+
+
+def make_examples(models: Mapping[str, str], data: str) -> dict:
+    """For each of the first test questions its gold, and the ending that each of `models` (title to source) writes."""
+    dataset = load_split(data, "test", limit=NUM_QUESTIONS)
+    precision = pick_precision("auto")
+    device = start_accelerator(precision).device
+    main_field = dataset.default_template.strip("{}")
+    examples = [
+        {
+            "id": question.id,
+            "prompt": question.fields[main_field],
+            "gold": question.endings[question.label].strip(STRIP),
+            "written": {},
+        }
+        for question in dataset.questions
+    ]
+    for title, source in models.items():
+        loaded = load_model(source, DTYPES[precision], merge=True)
+        prompt = loaded.prompt or PromptConfig(dataset.default_template)
+        encoded = encode_questions(dataset.questions, loaded.tokenizer, prompt)
+        for example, text in zip(examples, greedy_endings(loaded, encoded, device), strict=True):
+            example["written"][title] = text
+    return {"models": dict(models), "questions": examples}
+
+
+@torch.no_grad()
+def greedy_endings(loaded: LoadedModel, encoded: Sequence[EncodedQuestion], device) -> list[str]:
+    """The likeliest continuation, token by token, of each prompt: up to a new line or the end of the text, and no
+    longer than the longest given candidate."""
+    tokenizer, model = loaded.tokenizer, loaded.model.to(device)
+    longest = [max(map(len, item.ending_ids)) for item in encoded]
+    # The model's own settings (penalties, its length) would be mixed into those given to generate.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max(longest),
+        eos_token_id=stop_ids(tokenizer),
+        pad_token_id=tokenizer.eos_token_id,
+        use_cache=True,
+    )
+    ids, mask = left_padded([item.prompt_ids for item in encoded], tokenizer.eos_token_id)
+    output = model.generate(ids.to(device), attention_mask=mask.to(device))
+    rows = output[:, ids.shape[1] :].tolist()
+    return [ending_of(row[:length], tokenizer) for row, length in zip(rows, longest, strict=True)]

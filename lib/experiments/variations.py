@@ -1,0 +1,56 @@
+"""What might raise accuracy: single changes of one recipe, compared on validation alone."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lib.evaluation.scores import is_correct
+from lib.experiments.sweep import UNTUNED, Sweep
+
+# Scores that the C++ scorer can choose by: what is chosen here is shipped there.
+SCORES = ("sum", "mean", "pmi", "reward")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A run that differs from the recipe by `flags` of train_sdpo.py."""
+
+    name: str
+    flags: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """accuracies: of each score, on validation."""
+
+    name: str
+    flags: str
+    accuracies: dict[str, float]
+
+    @property
+    def score(self) -> str:
+        """The best score; the first wins a tie."""
+        return max(self.accuracies, key=self.accuracies.__getitem__)
+
+    @property
+    def accuracy(self) -> float:
+        return self.accuracies[self.score]
+
+
+def outcomes(sweep: Sweep, variations: Sequence[Variation]) -> list[Outcome]:
+    """The untuned model and the variations, from the predictions of a sweep whose score is "all"."""
+    found = []
+    for variation in [Variation(UNTUNED, ()), *variations]:
+        accuracies = {}
+        for score in SCORES:
+            path = sweep.predictions(variation.name, "validation", score)
+            if path.exists():
+                records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                accuracies[score] = float(is_correct(records).mean())
+        found.append(Outcome(variation.name, " ".join(variation.flags), accuracies))
+    return found
+
+
+def best(found: Sequence[Outcome]) -> Outcome:
+    """The trained one of the highest accuracy by its best score; the first wins a tie."""
+    return max((outcome for outcome in found if outcome.name != UNTUNED), key=lambda outcome: outcome.accuracy)

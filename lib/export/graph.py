@@ -1,0 +1,143 @@
+"""The packed pass as an ONNX graph: int64 `input_ids, position_ids, segment_ids [B, L]` and `pred_index, target_ids,
+cand_index [B, N]` in, `logprobs [B, K]` out, with B, L, N and K dynamic. No logits leave it, or ever exist at once."""
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from dataclasses import fields, replace
+
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lib.errors import InputError
+from lib.export.attention import ATTENTION, BLOCKS
+from lib.packed.pack import PADDING, PackedBatch, attention_mask, gather_rows
+from lib.packed.scored_rows import ScoredRows, can_narrow
+from lib.packed.scoring import sum_by_candidate
+
+INPUTS = tuple(field.name for field in fields(PackedBatch))
+OUTPUT = "logprobs"
+OPSET = 23  # the first with operators for attention, rotary embedding and RMSNorm
+SLICE_TOKENS = 10_000  # of the vocabulary projected at once: 40 kB of fp32 logits a row, so that they stay in cache
+
+
+class ScoringGraph(nn.Module):
+    """What is traced. It equals `PackedScorer`, with attention and projection laid out for a runtime on a CPU.
+
+    The log-sum-exp runs over slices of the vocabulary, so that the weights are read once and [B * N, V] logits never
+    exist; the target's logit is a product with its own row of the projection. The slices are views of the projection,
+    which ties them to the embedding's bytes where the model does.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        head = model.get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            raise InputError(f"model family {model.config.model_type}: its projection has a bias, which has no export")
+        self.decoder = model.base_model
+        self.weight = head.weight
+        self.num_slices = math.ceil(len(head.weight) / SLICE_TOKENS)
+        for index, part in enumerate(head.weight.detach().chunk(self.num_slices)):
+            self.register_buffer(f"slice_{index}", part, persistent=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        batch = _long_enough(PackedBatch(*inputs))
+        last = self.decoder.layers[-1]
+        if isinstance(last, ScoredRows):
+            last.pred_index = batch.pred_index
+        mask = attention_mask(batch.segment_ids, torch.float32)
+        hidden = self.decoder(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        # (B * N, H)
+        rows = hidden.flatten(0, 1) if isinstance(last, ScoredRows) else gather_rows(hidden, batch.pred_index)
+        target_rows = F.embedding(batch.target_ids.flatten().clamp(min=0), self.weight)
+        target_logits = (rows * target_rows).sum(-1)
+        normaliser = torch.stack([self._log_sum_exp(rows, index) for index in range(self.num_slices)], -1).logsumexp(-1)
+        token_logprobs = (target_logits - normaliser).view_as(batch.pred_index)
+        token_logprobs = token_logprobs.masked_fill(batch.cand_index < 0, 0.0)
+        return sum_by_candidate(token_logprobs, batch.cand_index, batch.cand_index.max().item() + 1)
+
+    def _log_sum_exp(self, rows: Tensor, index: int) -> Tensor:
+        """Log-sum-exp [M] over one slice. LogSoftmax is a single fused kernel in onnxruntime, ReduceLogSumExp is
+        several passes over memory; the difference at any one token is the log-sum-exp."""
+        logits = F.linear(rows, getattr(self, f"slice_{index}"))
+        return logits[:, 0] - F.log_softmax(logits, dim=-1)[:, 0]
+
+
+def _long_enough(batch: PackedBatch) -> PackedBatch:
+    """Rows [B, L] padded to a token for each block of attention, where they have fewer."""
+    lacking = torch.sym_max(BLOCKS - batch.input_ids.shape[1], 0)
+    padded = {
+        name: F.pad(getattr(batch, name), (0, lacking), value=value)
+        for name, value in (("input_ids", 0), ("position_ids", 0), ("segment_ids", PADDING))
+    }
+    return replace(batch, **padded)
+
+
+def export_graph(model: PreTrainedModel) -> ir.Model:
+    """The scoring graph of a merged fp32 causal LM; its initializers share the model's memory.
+
+    Raises InputError for a model family that the exporter or the packed form cannot take.
+    """
+    attention = model.config._attn_implementation
+    model.set_attn_implementation(ATTENTION)
+    layers = model.base_model.layers
+    if can_narrow(model):
+        layers[-1] = ScoredRows(layers[-1])
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                ScoringGraph(model).eval(),
+                _example(),
+                dynamo=True,
+                dynamic_shapes=(tuple(dynamic for _ in INPUTS),),
+                input_names=INPUTS,
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error).split())[-300:]
+        raise InputError(f"model family {model.config.model_type} cannot be exported (...{reason})") from None
+    finally:
+        model.set_attn_implementation(attention)
+        if isinstance(layers[-1], ScoredRows):
+            layers[-1] = layers[-1].layer
+    graph = program.model
+    for node in graph.graph:
+        node.metadata_props.clear()  # stack traces: 2 MB, and paths of this machine
+        node.doc_string = None
+    return graph
+
+
+def _example() -> tuple[Tensor, ...]:
+    """Inputs with no two equal sizes, so that the exporter ties none of them together: B 2, L 8, N 6, K 3."""
+    rows = {
+        "input_ids": [5, 6, 7, 8, 9, 5, 6, 7],
+        "position_ids": [0, 1, 2, 3, 4, 4, 5, 4],
+        "segment_ids": [0, 0, 0, 0, 1, 2, 2, 3],
+        "pred_index": [3, 4, 3, 5, 6, 3],
+        "target_ids": [9, 1, 5, 6, 1, 7],
+        "cand_index": [0, 0, 1, 1, 1, 2],
+    }
+    return tuple(torch.tensor([rows[name]] * 2) for name in INPUTS)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter prints its progress, and warnings that say nothing of this graph."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,20 @@
+"""A holding and its passage: the mask that stands for it, and the form in which candidates are written."""
+
+import re
+
+from lib.questions.data import Question
+from lib.questions.prompt import MAIN_FIELDS
+
+MASK = "<HOLDING>"
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+
+
+def candidate_form(text: str) -> str:
+    """`text` as CaseHOLD writes its candidates: lower case, punctuation deleted, one space between words."""
+    return " ".join(_PUNCTUATION.sub("", text.lower()).split())
+
+
+def filled_passage(question: Question) -> str:
+    """The question's passage with the right ending in the place of the mask; without a mask, the passage as it is."""
+    passage = next(question.fields[name] for name in MAIN_FIELDS if name in question.fields)
+    return passage.replace(MASK, question.endings[question.label].strip(), 1)

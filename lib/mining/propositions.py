@@ -1,0 +1,43 @@
+"""Propositions that opinions cite cases for: "A lease is a conveyance. See Doe v. Roe, 1 F.3d 2 (1st Cir. 1993)."
+
+The sentence before a citation says what the case stands for, and there are many more of them than holdings in brackets:
+training questions in the form of those of `parentheticals.py`, looser in what they say.
+"""
+
+import re
+
+from lib.mining.holdings import MASK, candidate_form
+from lib.mining.opinions import PAGE_BREAK
+from lib.mining.parentheticals import MIN_CHARS_BEFORE, Holding
+from lib.mining.rules import FOOTNOTES, citations, gives_away, opinion_problem, passage_problem, text_problem
+
+# The passage, in characters before and after the mask: the citation itself stands after it.
+CHARS_BEFORE, CHARS_AFTER = 700, 130
+PROPOSITION = "proposition"  # begins the ids of their questions
+OPENING = "holding that "  # as most holdings begin, so that the two kinds are one task
+
+# A sentence without brackets, and after it a signal or a case's name; a full stop within it is followed by no capital.
+_SENTENCE = re.compile(
+    r"(?<=[a-z)”\"][.”] )([A-Z](?:[^.()\f]|\.(?! [A-Z“])){50,400}\.[”\"]?) "
+    r"(?=(?:See|Accord|Cf\.)[ ,]|(?:[A-Z][\w.’'-]*,? |(?:of|the|and|for|ex|rel\.|de|la|&) ){1,10}v\. )"
+)
+
+
+def propositions(opinion: str) -> list[Holding]:
+    """The propositions of `opinion` (text from `opinions.clean`) that a citation of a case follows at once."""
+    if opinion_problem(opinion):
+        return []
+    return [item for match in _SENTENCE.finditer(opinion) if (item := _proposition(opinion, match))]
+
+
+def _proposition(opinion: str, match: re.Match) -> Holding | None:
+    raw = match[1].rstrip('.”"') if match[1].count("“") != match[1].count("”") else match[1].rstrip(".")
+    before = opinion[max(0, match.start() - CHARS_BEFORE) : match.start()]
+    before = FOOTNOTES.split(before.split(PAGE_BREAK)[-1])[-1]
+    after = opinion[match.end() : match.end() + CHARS_AFTER].split(PAGE_BREAK)[0]
+    text = OPENING + candidate_form(raw)
+    if len(before) < MIN_CHARS_BEFORE or text_problem(raw) or gives_away(f"{before} {after}", text):
+        return None
+    if not citations(after) or passage_problem(before, citations(before), after):
+        return None
+    return Holding(f"{before.split(' ', 1)[1]}{MASK} {after.rsplit(' ', 1)[0]}".strip(), text)

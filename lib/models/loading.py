@@ -1,0 +1,156 @@
+"""Loading: a run, a merged or base model folder, or a hub name, wherever a model is asked for. Safetensors only."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from lib.errors import InputError
+from lib.hub import require_hub
+from lib.models.runs import RUN_FILE, read_run
+from lib.questions.prompt import PROMPT_FILE, PromptConfig
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LORA_TARGETS = "all-linear"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def pick_precision(precision: str) -> str:
+    """ "auto" is bf16 on a GPU that has it, else fp32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+@dataclass
+class LoadedModel:
+    """model: a causal LM, wrapped by PEFT where `source` is a run. `prompt` is None for a plain base model."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    prompt: PromptConfig | None = None
+    training: dict = field(default_factory=dict)
+
+
+def load_model(source: str, dtype: torch.dtype, *, merge: bool = False) -> LoadedModel:
+    """Load `source`. A run comes as base + adapter, or with `merge` as one model, merged in fp32.
+
+    Raises InputError, in one line, for whatever cannot be found, read, or scored.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    location = resolve(source)
+    folder = Path(location) if Path(location).is_dir() else None
+    if folder and (folder / ADAPTER_CONFIG).exists():
+        model = _load_run(folder, dtype, merge)
+    else:
+        model = _load_base(location, dtype)
+    # The name a new adapter records as its base: as typed, but a folder's in full, wherever it is loaded from.
+    model.name_or_path = str(folder.resolve()) if folder and source != "demo" else source
+    prompt = PromptConfig.load(folder) if folder and (folder / PROMPT_FILE).exists() else None
+    training = read_run(folder) if folder and (folder / RUN_FILE).exists() else {}
+    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training)
+
+
+def resolve(source: str) -> str:
+    """A folder for `source` ("demo" is made on first use), or the hub name it is."""
+    if source == "demo":
+        from lib.demo.model import ensure_base_model
+
+        return str(ensure_base_model())
+    path = Path(source)
+    if path.is_dir():
+        if (path / ADAPTER_CONFIG).exists() or (path / "config.json").exists():
+            return str(path)
+        if (path / RUN_FILE).exists():
+            raise InputError(f"{source}: this run has not finished; go on with `--resume --output {source}`")
+        raise InputError(f"{source}: holds no model (neither {ADAPTER_CONFIG} nor config.json)")
+    if source == "runs/latest":
+        raise InputError("runs/latest: no trained run yet; type `python train_sdpo.py --num-neg 4`, or name a --model")
+    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1 or source.startswith("runs/"):
+        raise InputError(
+            f"{source}: no such model folder; give a run, a model folder or a hub name such as Qwen/Qwen2.5-0.5B"
+        )
+    require_hub(
+        f"model {source}", source, "model", "give a model folder with --model, or try `--model demo --data demo`"
+    )
+    return source
+
+
+def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of a model folder or hub name; it must have an end-of-text token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{location}: no usable tokenizer ({_first_line(error)})") from None
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise InputError(f"{location}: the tokenizer needs a tokenizer.json and an end-of-text token")
+    # Rows are bounded by --max-length; the tokenizer's own limit would only warn about the uncut text.
+    tokenizer.model_max_length = int(1e9)
+    return tokenizer
+
+
+def _load_base(location: str, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{location}: cannot load the model ({_first_line(error)})") from None
+    if info["missing_keys"]:
+        # Transformers would fill these with random numbers and go on.
+        raise InputError(f"{location}: the weights lack {sorted(info['missing_keys'])[0]}; the folder is incomplete")
+    return model
+
+
+def _load_run(folder: Path, dtype: torch.dtype, merge: bool) -> nn.Module:
+    if not (folder / ADAPTER_WEIGHTS).exists():
+        raise InputError(f"{folder / ADAPTER_WEIGHTS}: missing; the adapter is read from safetensors only")
+    try:
+        base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder / ADAPTER_CONFIG}: broken ({error}); train again") from None
+    # A run that started from a run names it as its base: its adapter is merged first.
+    model = load_model(base, torch.float32 if merge else dtype, merge=True).model
+    try:
+        model = PeftModel.from_pretrained(model, folder)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise InputError(f"{folder}: the adapter does not fit {base} ({_first_line(error)})") from None
+    return model.merge_and_unload().to(dtype) if merge else model
+
+
+def make_policy(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *, checkpointing: bool) -> nn.Module:
+    """The policy: `model` frozen, with a fresh LoRA adapter that changes nothing yet; with the adapter switched off it
+    is the reference. Rank 0: `model` itself, every weight to be trained, the reference only until the first step."""
+    policy = model
+    if rank:
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
+        )
+        policy = get_peft_model(model, config)
+    if checkpointing:
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return policy
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 over names, types and bytes of the base weights (without any adapter)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if "lora_" not in name:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

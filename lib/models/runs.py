@@ -1,0 +1,176 @@
+"""The run folder: its configuration, its metrics, its model card, and the link to the newest finished run."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from lib.cli import flag
+from lib.errors import InputError
+from lib.models.curve import plot_run
+from lib.paths import atomic_file
+from lib.questions.prompt import PromptConfig
+
+RUNS = Path("runs")
+RUN_FILE = "run.json"
+MODEL_CONFIGS = ("adapter_config.json", "config.json")
+METRICS_FILE = "metrics.jsonl"
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
+
+
+def library_versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def write_run(folder: Path, settings: dict) -> None:
+    with atomic_file(folder / RUN_FILE) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_run(folder: Path) -> dict:
+    path = folder / RUN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot read the run's configuration ({error})") from None
+
+
+def open_run(folder: Path, settings: dict, identity: dict, *, resume: bool) -> dict:
+    """Make the run folder with its configuration, or check that the run to resume is still the same.
+
+    settings: the flags. identity: what a resumed run must share (hashes of weights and data, prompt, processes).
+    Raises InputError where the folder holds something already, or where something has changed since.
+    """
+    if resume:
+        record = read_run(folder)
+        if record["finished"]:
+            raise InputError(f"{folder}: this run has finished; evaluate it with `python eval_mc.py --model {folder}`")
+        for name, value in identity.items():
+            if record[name] != value:
+                raise InputError(f"{folder / RUN_FILE}: {name} was {record[name]} and is now {value}; start a new run")
+        return record
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: exists already; choose another --output, or go on with --resume")
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"settings": settings, **identity, "libraries": library_versions(), "finished": False}
+    write_run(folder, record)
+    return record
+
+
+def new_run_folder(name: str) -> Path:
+    """A folder `runs/NAME` that does not exist yet; a number is added where it does."""
+    folder, number = RUNS / name, 2
+    while folder.exists():
+        folder, number = RUNS / f"{name}-{number}", number + 1
+    return folder
+
+
+def newest_unfinished() -> Path:
+    """The run that a bare --resume goes on with; raises InputError if there is none."""
+    runs = [path.parent for path in RUNS.glob(f"*/{RUN_FILE}") if not read_run(path.parent).get("finished")]
+    if not runs:
+        raise InputError("--resume: no unfinished run under runs/; name one with --output")
+    return max(runs, key=lambda folder: (folder / RUN_FILE).stat().st_mtime)
+
+
+def resumed_settings(folder: Path, typed: Mapping) -> dict:
+    """The settings of the run in `folder`; raises InputError where a `typed` one contradicts them."""
+    saved = read_run(folder)["settings"]
+    for name, value in typed.items():
+        if value != saved[name]:
+            raise InputError(
+                f"{folder}: the run was started with {flag(name)} {saved[name]}, not {value}; leave it out"
+            )
+    return saved
+
+
+def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: PromptConfig) -> None:
+    """Write adapter (PEFT layout) or trained model, tokenizer, prompt contract, curve and model card; then call the run
+    finished."""
+    metrics = read_metrics(folder)
+    plot_run(metrics, folder / "curve.png")
+    prompt.save(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        is_adapter = isinstance(model, PeftModel)
+        model.save_pretrained(temporary, **({"save_embedding_layers": False} if is_adapter else {}))
+        tokenizer.save_pretrained(temporary)
+        _write_card(Path(temporary) / "README.md", record, metrics)
+        # The configuration comes last: with it, the folder counts as a model.
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name in MODEL_CONFIGS):
+            path.replace(folder / path.name)
+    write_run(folder, record | {"finished": True})
+    point_latest(folder)
+
+
+def _write_card(path: Path, record: dict, metrics: list[dict]) -> None:
+    settings = record["settings"]
+    kind, library, tags = "LoRA adapter", "peft", "lora, "
+    if not settings["lora_r"]:
+        kind, library, tags = "model with all its weights trained", "transformers", ""
+    accuracy = [line["validation_accuracy"] for line in metrics if "validation_accuracy" in line]
+    rows = "\n".join(f"| {name} | {value} |" for name, value in (settings | record["prompt"]).items())
+    path.write_text(
+        f"""---
+base_model: {settings["model"]}
+library_name: {library}
+tags: [{tags}preference-optimisation, {settings["loss"]}, multiple-choice, legal]
+---
+# {settings["loss"]}, {settings["num_neg"]} negatives, on {settings["data"]}
+
+A {kind} that ranks candidate holdings by their log-prob after a passage. Validation accuracy of each epoch:
+{", ".join(f"{value:.1%}" for value in accuracy)}. Score it with `python eval_mc.py --model RUN`.
+
+| setting | value |
+|---|---|
+{rows}
+""",
+        encoding="utf-8",
+    )
+
+
+def point_latest(folder: Path) -> None:
+    """Make `runs/latest` name this run; a reader sees the old link or the new one, never none."""
+    RUNS.mkdir(exist_ok=True)
+    temporary = RUNS / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(folder.resolve(), RUNS.resolve()), target_is_directory=True)
+    temporary.replace(RUNS / "latest")
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON line a step, on disk before the next step begins."""
+
+    def __init__(self, folder: Path, keep_bytes: int = 0):
+        """Go on after the first `keep_bytes` bytes: what came after the checkpoint is computed again."""
+        self.path = folder / METRICS_FILE
+        self.file = self.path.open("ab")
+        self.file.truncate(keep_bytes)
+
+    def write(self, **values) -> None:
+        self.file.write((json.dumps(values) + "\n").encode())
+        self.file.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, safely on disk: a checkpoint that names this size can count on them."""
+        os.fsync(self.file.fileno())
+        return self.path.stat().st_size
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+
+
+def peak_memory_gb(device) -> float:
+    """Peak memory of this process so far in GB (10^9 bytes): the device's on a GPU, else the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,0 +1,80 @@
+"""The last decoder layer for the scored rows alone: no other row of its output is ever read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from lib.packed.pack import gather_rows
+
+# Families whose decoder layers are made as `ScoredRows` takes them: norm, attention, norm, gated MLP, full rotary.
+ROTARY_FAMILIES = ("llama", "qwen2", "qwen3")
+
+
+class ScoredRows(nn.Module):
+    """A decoder layer that takes [B, L, H] and gives [B, N, H]: keys and values of all rows, everything else of
+    `pred_index` [B, N]. On CaseHOLD that is 143 of 379 rows."""
+
+    def __init__(self, layer: nn.Module, pred_index: Tensor | None = None):
+        super().__init__()
+        self.layer = layer
+        self.attention_type = getattr(layer, "attention_type", None)  # the decoder asks for it
+        self.pred_index = pred_index
+
+    def forward(self, hidden_states, attention_mask, position_embeddings, **_) -> Tensor:
+        attention = self.layer.self_attn
+        batch, length, _ = hidden_states.shape
+
+        def rows_of(states: Tensor) -> Tensor:
+            return gather_rows(states, self.pred_index).view(batch, self.pred_index.shape[1], states.shape[-1])
+
+        def heads(projection: nn.Module, states: Tensor, norm: nn.Module | None = None) -> Tensor:
+            split = projection(states).view(batch, states.shape[1], -1, attention.head_dim)
+            return (norm(split) if norm else split).transpose(1, 2)
+
+        cos, sin = (table.expand(batch, length, -1) for table in position_embeddings)
+        normed = self.layer.input_layernorm(hidden_states)
+        query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))  # qwen3 has them
+        query = rotate(heads(attention.q_proj, rows_of(normed), query_norm), rows_of(cos), rows_of(sin))
+        key = rotate(heads(attention.k_proj, normed, key_norm), cos, sin)
+        value = heads(attention.v_proj, normed)
+        attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
+        mixed, _ = attend(
+            attention,
+            query,
+            key,
+            value,
+            rows_of(attention_mask.squeeze(1)).unsqueeze(1),  # (B, 1, N, L)
+            dropout=attention.attention_dropout if self.training else 0.0,
+            scaling=attention.scaling,
+            is_causal=False,  # of the mask alone: the rows stand in no order
+        )
+        hidden = rows_of(hidden_states) + attention.o_proj(mixed.flatten(2))
+        return hidden + self.layer.mlp(self.layer.post_attention_layernorm(hidden))
+
+
+def can_narrow(model: PreTrainedModel) -> bool:
+    """Whether `ScoredRows` can stand for the last layer of `model`. Eager attention is in no table of transformers:
+    each family has a function of its own."""
+    return model.config.model_type in ROTARY_FAMILIES and model.config._attn_implementation != "eager"
+
+
+@contextmanager
+def last_layer_narrowed(model: PreTrainedModel, pred_index: Tensor) -> Iterator[None]:
+    """Within it, the decoder of `model` gives the hidden states of pred_index [B, N] alone. Afterwards layers and names
+    of weights are what they were."""
+    layers = model.base_model.layers
+    last = layers[-1]
+    layers[-1] = ScoredRows(last, pred_index).train(last.training)
+    try:
+        yield
+    finally:
+        layers[-1] = last
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of states [B, heads, L, D] by the tables [B, L, D]."""
+    return apply_rotary_pos_emb(states, states, cos, sin)[0]

@@ -1,0 +1,76 @@
+"""Whether a model can take the packed pass: by its family, and by packed log-probs against ordinary forwards."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lib.errors import InputError
+from lib.packed.pack import pack
+from lib.packed.scoring import PackedScorer
+from lib.questions.prompt import EncodedQuestion
+
+ADVICE = "use a model with full attention in every layer, such as Qwen2, Llama or Qwen3"
+CHANGES_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # Gemma, Granite, Cohere
+# Per unit of log-prob size, and absolute. bf16 keeps 8 bits of each product, whatever the layout.
+TOLERANCE = {"fp32": (1e-4, 1e-3), "bf16": (0.02, 0.5)}
+
+
+def check_family(model: PreTrainedModel, longest_row: int) -> None:
+    """Refuse model families that cannot take the packed mask over `longest_row` tokens; raises InputError."""
+    config = model.config.get_text_config()
+    name = config.model_type
+    kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+    modules = {type(module).__name__.lower() for module in model.modules()}
+    if any(word in module for module in modules for word in ("mamba", "rwkv", "recurrent")):
+        kinds.add("state-space")
+    if kinds:
+        layers = ", ".join(sorted(kinds))
+        raise InputError(f"model family {name} has {layers} layers, which cannot keep candidates apart; {ADVICE}")
+    for setting in CHANGES_LOGITS:
+        if getattr(config, setting, None) not in (None, 1):
+            raise InputError(
+                f"model family {name} changes its logits after the projection ({setting}), which the packed pass does "
+                f"not; {ADVICE}"
+            )
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True) and window < longest_row:
+        raise InputError(
+            f"model family {name} has a sliding window of {window} tokens, shorter than the longest packed row of "
+            f"{longest_row}; lower --max-length, or {ADVICE}"
+        )
+
+
+def unpacked_logprobs(causal_lm: torch.nn.Module, item: EncodedQuestion, device) -> Tensor:
+    """Log-probs [K] in fp32, each candidate in a forward of its own with the model's own causal mask."""
+    values = []
+    for ending in item.ending_ids:
+        ids = torch.tensor([item.prompt_ids + ending], device=device)
+        logits = causal_lm(input_ids=ids, use_cache=False).logits[0, len(item.prompt_ids) - 1 : -1]
+        target = torch.tensor(ending, device=device)
+        values.append(logits.float().log_softmax(-1).gather(1, target[:, None]).sum())
+    return torch.stack(values)
+
+
+@torch.no_grad()
+def check_packed_pass(scorer: PackedScorer, item: EncodedQuestion, device, precision: str) -> float:
+    """Largest difference of a log-prob between the packed pass and ordinary forwards on one question.
+
+    Raises InputError where it exceeds `TOLERANCE`: the model family does not follow the packed mask or positions.
+    """
+    was_training = scorer.training
+    scorer.eval()
+    try:
+        packed = scorer(pack([item]).to(device)).float()[0]
+        plain = unpacked_logprobs(scorer.causal_lm, item, device)
+    except (TypeError, NotImplementedError) as error:
+        raise InputError(f"this model family cannot take the packed mask ({error}); {ADVICE}") from None
+    finally:
+        scorer.train(was_training)
+    relative, absolute = TOLERANCE[precision]
+    difference = (packed - plain).abs()
+    if not (difference <= relative * plain.abs() + absolute).all():
+        raise InputError(
+            f"self-check failed: packed log-probs differ from unpacked ones by {difference.max():.3g} on question "
+            f"{item.question.id}; this model family cannot take the packed mask; {ADVICE}"
+        )
+    return difference.max().item()

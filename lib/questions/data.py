@@ -1,0 +1,163 @@
+"""Questions: what they are, and where they come from (the hub, the demo, or files of one's own)."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from lib.errors import InputError
+from lib.hub import hub_error, require_hub
+from lib.questions.forms import Candidates, Form, candidates, fail, recognise, text_fields
+from lib.questions.readers import find_split, has_own_split, read_classes, read_rows
+
+STRIP = " \t\n\v\f\r"  # the white space that prompts and endings are stripped of; nothing else of Unicode
+HUB_DATASET = "coastalcph/lex_glue"
+HUB_CONFIG = "case_hold"
+HUB_ADVICE = "give your own questions with --data DIR_OR_FILE, or try --data demo"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt's fields, its candidate endings and a reward for each.
+
+    id: as given, else the row number from 0. fields: string columns a template may name. endings: 2 or more, as given.
+    rewards: one a candidate, one-hot for labelled data and the scores for graded data. label: index of the right
+    ending, for graded data the first of the highest reward. source: "path:line", or the row number for hub data.
+    generated: so many of the last endings were written by a model; they are no part of the mean reward.
+    """
+
+    id: str
+    fields: Mapping[str, str]
+    endings: tuple[str, ...]
+    rewards: tuple[float, ...]
+    label: int
+    source: str
+    generated: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The questions of one split and where they come from.
+
+    default_template: "{context}", "{question}" or "{prompt}". format: name of the form in forms.py. source: the file,
+    or the hub's name. sha256: of the file's bytes (and the class names), or of the hub's rows as JSON, all of the split
+    whatever the limit.
+    num_empty, num_equal: questions with an empty ending, and with two that are equal, once stripped of `STRIP`.
+    """
+
+    questions: list[Question]
+    default_template: str
+    format: str
+    source: str
+    sha256: str
+    num_empty: int
+    num_equal: int
+
+
+def load_split(
+    data: str, split: str, *, limit: int | None = None, strict: bool = False, candidates_file: str | None = None
+) -> Dataset:
+    """Load the first `limit` questions of a split: "train", "validation" or "test".
+
+    data: "casehold" (LexGLUE's case_hold, from the hub), "demo" (made on first use), a folder with a file for each
+    split, or a single file that serves any split (.jsonl, .json or .csv). Its form is recognised by its columns.
+    candidates_file: class names, one a line, that are the candidates of every row of a classification file (its columns
+    `text` and `label`: a class name, or its place from 0).
+
+    Raises InputError with file, line and field for any broken row among those questions; with `strict` also for
+    empty and equal endings.
+    """
+    if data == "casehold":
+        rows, source, sha256 = _hub_split(split)
+    else:
+        if data == "demo":
+            from lib.demo.data import ensure_data
+
+            data = str(ensure_data())
+        path = find_split(data, split)
+        try:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        rows, source = ((f"{path}:{line}", row) for line, row in read_rows(path)), str(path)
+
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{source}: there are no questions in it")
+    classes = read_classes(Path(candidates_file)) if candidates_file else ()
+    if classes:
+        sha256 = hashlib.sha256(json.dumps([sha256, classes]).encode()).hexdigest()
+    form = recognise(*first, classes=bool(classes))
+    questions = _questions(form, candidates(form, chain([first], rows), limit, classes))
+    flaws = [_flaws(form, question, strict) for question in questions]
+    return Dataset(
+        questions,
+        default_template=f"{{{form.field}}}",
+        format=form.name,
+        source=source,
+        sha256=sha256,
+        num_empty=sum(empty for empty, _ in flaws),
+        num_equal=sum(equal for _, equal in flaws),
+    )
+
+
+def has_validation(data: str) -> bool:
+    """Whether `data` has validation questions that are not the test questions too."""
+    return data in ("casehold", "demo") or has_own_split(data, "validation")
+
+
+def _questions(form: Form, parsed: Iterable[Candidates]) -> list[Question]:
+    questions: dict[str, Question] = {}
+    for number, item in enumerate(parsed):
+        question_id = item.row.get("id")
+        if question_id is None:
+            question_id = number
+        if isinstance(question_id, bool) or not isinstance(question_id, str | int) or question_id == "":
+            fail(item.where, "id", f"{question_id!r:.60} is not a string or an integer")
+        question_id = str(question_id)
+        if question_id in questions:
+            fail(item.where, "id", f"{question_id!r} stands already at {questions[question_id].source}")
+        questions[question_id] = Question(
+            question_id,
+            text_fields(item.where, form, item.row),
+            tuple(item.endings),
+            tuple(item.rewards),
+            item.label,
+            item.where,
+        )
+    return list(questions.values())
+
+
+def _flaws(form: Form, question: Question, strict: bool) -> tuple[bool, bool]:
+    """Whether an ending is empty, and whether two are equal; with `strict` either is an error."""
+    texts = [ending.strip(STRIP) for ending in question.endings]
+    empty, equal = "" in texts, len(set(texts)) < len(texts)
+    if strict and empty:
+        fail(question.source, form.candidates, f"candidate {texts.index('')} is empty; leave out --strict to keep it")
+    if strict and equal:
+        second = next(index for index, text in enumerate(texts) if text in texts[:index])
+        fail(
+            question.source,
+            form.candidates,
+            f"candidates {texts.index(texts[second])} and {second} are equal; leave out --strict to keep them",
+        )
+    return empty, equal
+
+
+def _hub_split(split: str) -> tuple[Iterator[tuple[str, dict]], str, str]:
+    require_hub("--data casehold", HUB_DATASET, "dataset", HUB_ADVICE)
+    from datasets import load_dataset
+
+    try:
+        rows = list(load_dataset(HUB_DATASET, HUB_CONFIG, split=split))
+    except Exception as error:  # the library, and those below it, raise many kinds with no common base
+        raise hub_error("--data casehold", " ".join(str(error).split()), HUB_ADVICE) from None
+    source = f"{HUB_DATASET} {HUB_CONFIG} {split}"
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return ((f"{source}:{number}", row) for number, row in enumerate(rows)), source, digest.hexdigest()

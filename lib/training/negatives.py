@@ -1,0 +1,104 @@
+"""Which candidates a question trains on: its positives and, each epoch, some negatives drawn from a seed."""
+
+import math
+import random
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lib.questions.data import STRIP
+from lib.questions.prompt import EncodedQuestion
+
+
+@dataclass(frozen=True)
+class TrainingQuestion:
+    """positives: indices of the candidates above `mean`, the question's mean reward, the best one first. negatives:
+    indices of those they may be set against."""
+
+    encoded: EncodedQuestion
+    positives: tuple[int, ...]
+    negatives: tuple[int, ...]
+    mean: float
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How candidates are drawn: how many negatives; every positive, or the best alone; and for hard negatives the
+    temperature in nats (None: all negatives are equally likely)."""
+
+    num_negatives: int
+    all_positives: bool
+    seed: int
+    temperature: float | None = None
+
+
+def training_questions(encoded: Sequence[EncodedQuestion]) -> tuple[list[TrainingQuestion], Counter]:
+    """The questions that can be trained on, and a count of what was dropped and why.
+
+    Positives and negatives are told apart by the mean reward of the whole question, before anything is dropped. The
+    best candidate must not be empty nor equal a negative, else its question is dropped. Any other candidate that is
+    empty, or stands already among the better ones or before it, is dropped; so is a question left without a negative.
+    """
+    kept, dropped = [], Counter()
+    for item in encoded:
+        rewards = item.question.rewards
+        texts = [ending.strip(STRIP) for ending in item.question.endings]
+        given = len(rewards) - item.question.generated
+        mean = statistics.mean(rewards[:given])  # exact: equal rewards have no deviation
+        best = max(range(len(rewards)), key=rewards.__getitem__)
+        positives = [best, *(index for index, reward in enumerate(rewards) if reward > mean and index != best)]
+        negatives = [index for index, reward in enumerate(rewards) if reward <= mean]
+        if best in negatives:
+            dropped["questions without a positive (all rewards are equal)"] += 1
+        elif not texts[best] or any(texts[index] == texts[best] for index in negatives):
+            dropped["questions whose positive is empty or equals a negative"] += 1
+        else:
+            distinct, seen = [], {""}
+            for index in positives + negatives:
+                if texts[index] not in seen:
+                    distinct.append(index)
+                    seen.add(texts[index])
+            usable = TrainingQuestion(
+                item,
+                tuple(index for index in positives if index in distinct),
+                tuple(index for index in negatives if index in distinct),
+                mean,
+            )
+            dropped["further positives that are empty or stand twice"] += len(positives) - len(usable.positives)
+            dropped["negatives that are empty or stand twice"] += len(negatives) - len(usable.negatives)
+            if usable.negatives:
+                kept.append(usable)
+            else:
+                dropped["questions without a usable negative"] += 1
+    return kept, +dropped
+
+
+def draw_candidates(
+    question: TrainingQuestion, draw: Draw, epoch: int, reference: Sequence[float] | None = None
+) -> list[int]:
+    """The positives and `draw.num_negatives` negatives (all where there are fewer), in the order of the data.
+
+    Hard negatives are drawn without replacement with odds exp(log-prob / temperature), `reference` holding the
+    log-probs of all candidates: the largest of log-prob / temperature + Gumbel noise (Kool et al. 2019, "Stochastic
+    Beams and Where to Find Them", on the Gumbel-top-k trick). A function of seed, epoch, question id and these
+    log-probs alone: the same on any number of processes and after any resume.
+    """
+    generator = random.Random(f"{draw.seed}/{epoch}/{question.encoded.question.id}")
+    count = min(draw.num_negatives, len(question.negatives))
+    if draw.temperature is None:
+        drawn = generator.sample(question.negatives, count)
+    else:
+        keys = {
+            index: reference[index] / draw.temperature - math.log(generator.expovariate(1.0))
+            for index in question.negatives
+        }
+        drawn = sorted(keys, key=keys.__getitem__, reverse=True)[:count]
+    return sorted([*question.positives[: None if draw.all_positives else 1], *drawn])
+
+
+def epoch_order(num_questions: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch visits the questions."""
+    order = list(range(num_questions))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order

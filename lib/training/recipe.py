@@ -1,0 +1,88 @@
+"""What a run minimises and on which candidates, read from its settings; and what of the settings has no effect."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lib.training.losses import LOSSES, LossOptions, Objective, log_weights
+from lib.training.negatives import Draw, TrainingQuestion
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The objective, its options, and how candidates are drawn for it."""
+
+    objective: Objective
+    options: LossOptions
+    draw: Draw
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the reference's log-probs are asked for: by the loss, or to draw hard negatives by them."""
+        return self.objective.reference or self.draw.temperature is not None
+
+
+def make_recipe(settings: Mapping) -> Recipe:
+    """The recipe of a run's `settings`, flags of train_sdpo.py by name."""
+    objective = LOSSES[settings["loss"]]
+    one_positive = settings["loss"] == "swepo" and settings["swepo_groups"] == "1-vs-k"
+    return Recipe(
+        objective,
+        LossOptions(**{name: settings[name] for name in LossOptions.__dataclass_fields__}),
+        Draw(
+            num_negatives=num_negatives(settings),
+            all_positives=objective.all_positives and not one_positive,
+            seed=settings["seed"],
+            temperature=settings["hard_temperature"] if settings["negatives"] == "hard" else None,
+        ),
+    )
+
+
+def num_negatives(settings: Mapping) -> int:
+    """Negatives drawn a question and epoch: --num-neg, unless the objective fixes the number."""
+    fixed = LOSSES[settings["loss"]].num_negatives
+    return settings["num_neg"] if fixed is None else fixed
+
+
+def without_effect(settings: Mapping) -> set[str]:
+    """Names of the settings that change nothing under the others."""
+    objective = LOSSES[settings["loss"]]
+    names = {name for other in LOSSES.values() for name in other.options} - set(objective.options)
+    names.add("alpha" if settings["weighting"] == "power" else "power")
+    if not objective.reference:
+        names.add("beta")
+    if objective.num_negatives is not None:
+        names.add("num_neg")
+    if objective.num_negatives == 0:
+        names.add("negatives")
+    if not settings["lora_r"]:
+        names |= {"lora_alpha", "lora_dropout"}
+    if settings["negatives"] == "random":
+        names.add("hard_temperature")
+    return names
+
+
+def report_candidates(questions: Sequence[TrainingQuestion], recipe: Recipe) -> list[str]:
+    """What a reader must know of rewards and weights: one line each, only where there is something."""
+    lines = []
+    further = sum(len(item.positives) - 1 for item in questions)
+    if further:
+        fate = "positives too" if recipe.draw.all_positives else "left out"
+        lines.append(f"  {further} candidates besides the best lie above their question's mean reward: {fate}")
+    one_hot = all(sorted(item.encoded.question.rewards, reverse=True)[:2] == [1, 0] for item in questions)
+    if one_hot and "weighting" in recipe.objective.options:
+        constant = " or ".join(f"{shift:+.4f}" for shift in sorted(one_hot_shifts(questions, recipe.options)))
+        lines.append(f"rewards are one-hot: the weights shift every negative's score by one constant, {constant}")
+    return lines
+
+
+def one_hot_shifts(questions: Sequence[TrainingQuestion], options: LossOptions) -> set[float]:
+    """What SWEPO's weights add to a negative's score against the positive's, log(w- / w+), where rewards are one-hot:
+    one number for each number of candidates."""
+    shifts = set()
+    for mean in {item.mean for item in questions}:
+        levels, mean_reward = (torch.tensor(values, dtype=torch.float64) for values in ([[0.0, 1.0]], [mean]))
+        negative, positive = log_weights(levels, mean_reward, options)[0].tolist()
+        shifts.add(negative - positive)
+    return shifts

@@ -1,0 +1,194 @@
+"""The benchmarks: their counts of work are torch's own, llama.cpp gets their questions whole, and every script runs."""
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
+from torch.utils.flop_counter import FlopCounterMode
+
+import lib.packed.scoring
+from lib.errors import InputError
+from lib.export.attention import ATTENTION, BLOCKS
+from lib.packed.pack import pack
+from lib.packed.scoring import PackedScorer
+
+sys.path.append(str(ROOT / "benchmarks"))
+import bench  # noqa: E402
+import flops  # noqa: E402
+import llama  # noqa: E402
+import sides  # noqa: E402
+
+
+@pytest.fixture
+def model():
+    model = tiny_model()
+    model.set_attn_implementation("eager")  # as matrix products, which the counter sees
+    return model
+
+
+def counted(run) -> float:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+# The rotary tables are a matrix product of one column in Hugging Face's models, which the count by hand leaves out.
+def rotary_gflop(config, num_tokens: int) -> float:
+    return 2 * num_tokens * (config.hidden_size // config.num_attention_heads // 2) / 1e9
+
+
+def test_a_forwards_operations_equal_torchs_count(model):
+    measured = counted(lambda: model(torch.arange(37)[None]))
+    assert flops.forward_gflop(model.config, 37, 37) == pytest.approx(measured - rotary_gflop(model.config, 37))
+
+
+def attention_as_products(query, key, value, attn_mask, scale, enable_gqa):
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
+    return (query @ key.transpose(2, 3) * scale + attn_mask).softmax(-1) @ value
+
+
+def test_the_packed_pass_and_its_backward_equal_torchs_count(model, encode, monkeypatch):
+    monkeypatch.setattr(lib.packed.scoring, "linear", F.linear)  # the counter does not know oneDNN's product
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention_as_products)
+    model.set_attn_implementation(ATTENTION)
+    [item] = encode(rows(1))
+    scorer = PackedScorer(model)
+    rotary = rotary_gflop(model.config, item.num_tokens)
+    measured = counted(lambda: scorer(pack([item])))
+    assert flops.packed_gflop(model.config, item, BLOCKS) == pytest.approx(measured - rotary)
+
+    model.requires_grad_(False)
+    embedding = model.get_input_embeddings()
+    # As below an adapter: states need gradients, weights do not.
+    embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
+    measured = counted(lambda: scorer(pack([item])).sum().backward())
+    assert flops.training_gflop(model.config, item, BLOCKS) == pytest.approx(measured - rotary)
+
+
+def test_every_way_of_scoring_gives_the_same_logprobs(model, encode):
+    items = encode(rows(3))
+    ways = [sides.hugging_face(model), sides.hugging_face_cached(model), sides.packed_pytorch(model)]
+    padded, reused, packed = (torch.tensor(way.run(items, counted=True)) for way in ways)
+    torch.testing.assert_close(reused, padded)
+    torch.testing.assert_close(packed, padded)
+    assert all(len(way.seconds) == 1 and way.seconds[0] > 0 for way in ways)
+
+
+def test_llama_gets_every_question(encode):
+    items = encode(rows(3))
+    data = llama.task_file(items)
+    count, *starts = struct.unpack_from("<4I", data)
+    assert count == 3
+    for item, start in zip(items, starts, strict=True):
+
+        def text(at: int) -> tuple[str, int]:
+            [size] = struct.unpack_from("<I", data, at)
+            return data[at + 4 : at + 4 + size].decode(), at + 4 + size
+
+        context, at = text(start)
+        assert context == item.question.fields["context"]
+        [candidates] = struct.unpack_from("<I", data, at)
+        at += 4
+        answers = []
+        for _ in range(candidates):
+            answer, at = text(at)
+            answers.append(answer)
+        assert tuple(answers) == tuple(item.question.endings)
+        labels = struct.unpack_from(f"<{candidates}i", data, at)
+        assert labels.index(1) == item.question.label and sum(labels) == 1
+        assert struct.unpack_from("<I", data, at + 4 * candidates) == (0,)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, tokenizer):
+    """A tiny model, a run on it and its exports; data of enough questions."""
+    folder = tmp_path_factory.mktemp("bench")
+    tiny_model().save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    for split, count in (("validation", 8), ("test", 40)):
+        write_jsonl(folder / "data" / f"{split}.jsonl", rows(count))
+    # Endings with 100 pairs of words among them.
+    numbered = [
+        row | {"endings": [f"{text} no. {number}" for text in row["endings"]]} for number, row in enumerate(rows(160))
+    ]
+    write_jsonl(folder / "data" / "train.jsonl", numbered)
+    flags = ["--model", folder / "model", "--data", folder / "data", "--limit", 4, "--epochs", 1]
+    run_python(ROOT / "train_sdpo.py", *flags, "--output", folder / "run", cwd=folder)
+    for name, quantize in (("model", "none"), ("model.int8", "int8")):
+        flags = ["--model", folder / "run", "--quantize", quantize, "--output", folder / f"{name}.onnx"]
+        run_python(ROOT / "export.py", *flags, "--data", folder / "data", cwd=folder)
+    return folder
+
+
+RUN, ONNX, BOTH = ["--model", "run"], ["--onnx", "model.onnx"], ["--onnx", "model.onnx", "model.int8.onnx"]
+SMALL = ["--rounds", 1, "--questions", 1]
+SCRIPTS = {
+    "scoring_speed": [*RUN, *BOTH, *SMALL],
+    "limit": [*RUN, *BOTH, "--questions", 1],
+    "graph_profile": [*RUN, *BOTH, "--questions", 1],
+    "training_speed": ["--model", "model", *SMALL, "--side", "concatenated", "packed", "packed-cached"],
+    "growth": [*RUN, *BOTH, "--rounds", 1],
+    "fidelity": [*RUN, *ONNX, "--reference", "model.onnx", "--limit", 4],
+    "score_costs": [*RUN, *SMALL],
+    "candidate_costs": [*RUN, *BOTH, *SMALL],
+    "training_memory": ["--size", "0.05b", "--tokenizer", "model", "--precision", "fp32", "--cap-gb", 20],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_prints_a_table_and_writes_its_figures(prepared, scorer, name):
+    figures = prepared / f"{name}.json"
+    flags = [*SCRIPTS[name], "--data", "data", "--json", figures]
+    printed = run_python(ROOT / "benchmarks" / f"{name}.py", *flags, cwd=prepared).stdout
+    assert "|---|" in printed
+    assert "threads" in json.loads(figures.read_text())["machine"]
+
+
+def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, capsys):
+    """With every table there, nothing is measured again; with one gone, that one alone, by its documented command."""
+    monkeypatch.setattr(bench, "prepare", lambda args: (tmp_path, tmp_path, [tmp_path / "fp32", tmp_path / "int8"]))
+    started = []
+
+    def run(command, **_):
+        started.append(command)
+        return subprocess.CompletedProcess(command, 0, stdout="| a table |")
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    assert bench.main(["--output", str(tmp_path)]) == 0
+    assert "missing: llama.cpp" in capsys.readouterr().out
+    written = {path.stem for path in tmp_path.glob("*.md")}
+    assert len(started) == len(written) >= 7
+    assert set(SCRIPTS) - {"training_memory"} <= written
+    for _, script, *flags in started:
+        assert flags.count("--data") == 1
+        if "--json" in flags:
+            assert Path(flags[flags.index("--json") + 1]).stem == script.stem
+
+    started.clear()
+    (tmp_path / "limit.md").unlink()
+    assert bench.main(["--output", str(tmp_path)]) == 0
+    [[_, script, *_]] = started
+    assert script.name == "limit.py"
+    assert "| a table |" in (tmp_path / "limit.md").read_text()
+
+
+def test_bench_goes_on_after_a_failure_and_ends_with_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "prepare", lambda args: (tmp_path, tmp_path, [tmp_path / "fp32", tmp_path / "int8"]))
+    monkeypatch.setattr(
+        bench.subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, int("limit.py" in str(command[1])), stdout=""),
+    )
+    with pytest.raises(InputError, match="^failed, with the reason above: limit;"):
+        bench.main(["--output", str(tmp_path)])
+    assert (tmp_path / "growth.md").exists()
+    assert not (tmp_path / "limit.md").exists()

@@ -1,0 +1,63 @@
+"""The whole experiment on made-up text: every stage, stopped on the way and gone on with."""
+
+import json
+import re
+import sys
+
+import pytest
+from conftest import ROOT, opinions, rows, write_jsonl
+
+sys.path.insert(0, str(ROOT / "tools"))
+import reproduce  # noqa: E402
+
+from lib.experiments.variations import Outcome, best  # noqa: E402
+
+TINY = {
+    "pretrain": ["--params", "5m", "--vocab", "400", "--row-length", "64", "--batch-size", "64", "--epochs", "1"],
+    "train": {"batch_size": 4, "learning_rate": 1e-3, "epochs": 1},
+    "questions": 8,
+    "jobs": 2,
+}
+
+
+def test_the_best_variation_is_the_highest_on_validation_and_never_the_untuned_model():
+    found = [
+        Outcome("untuned", "", {"sum": 0.9}),
+        Outcome("a", "", {"sum": 0.3, "reward": 0.4}),
+        Outcome("b", "", {"sum": 0.2, "mean": 0.5, "reward": 0.5}),
+    ]
+    assert best(found).name == "b" and best(found).score == "mean"
+
+
+def test_the_sizes_differ_in_flags_alone():
+    first, second = reproduce.SIZES.values()
+    assert first.keys() == second.keys() and first["train"].keys() == second["train"].keys()
+
+
+@pytest.mark.slow
+def test_every_stage_and_going_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "opinions.jsonl", opinions(40))
+    for split, count in (("train", 12), ("validation", 6), ("test", 8)):
+        write_jsonl(tmp_path / "casehold" / f"{split}.jsonl", rows(count, start=100 * count))
+    monkeypatch.setitem(reproduce.SIZES, "cpu", TINY)
+    chosen = [one for one in reproduce.VARIATIONS if one.name in (*reproduce.FROM_GRID, "all-questions", "full")]
+    monkeypatch.setattr(reproduce, "VARIATIONS", chosen)
+    flags = ["--casehold", "casehold", "--opinions", "opinions.jsonl", "--output", "out"]
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.main([*flags, "--minutes", "0.5"])
+    assert not (tmp_path / "out" / "report.md").exists()
+    assert reproduce.main(flags) == 0
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    grid = json.loads((tmp_path / "out" / "grid" / "report.json").read_text(encoding="utf-8"))
+    assert len(grid["runs"]) == 4 * 3 + 8 and grid["settings"]["score"] == "reward"
+    assert re.findall(r"^\| (tuned, .*?|untuned) \| ", text, re.MULTILINE)[-4:] == [
+        "untuned",
+        "tuned, PyTorch",
+        "tuned, C++ fp32",
+        "tuned, C++ int8",
+    ]
+    assert "exact McNemar" in text and "all-questions" in text
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    assert reproduce.main(flags) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == before

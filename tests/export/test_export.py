@@ -1,0 +1,287 @@
+"""Export: the graph is the model, the files are whole and belong together, and nothing half-made stays behind."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import ROOT, SCORE, rows, run_python, tiny_model
+from transformers import AutoModelForCausalLM
+
+import eval_mc
+import export
+import train_sdpo
+from lib.errors import InputError
+from lib.export.check import largest_difference, onnx_scorer
+from lib.export.files import read_metadata, write_model
+from lib.export.graph import INPUTS, export_graph
+from lib.packed.pack import PackedBatch, pack
+from lib.packed.scoring import PackedScorer
+from lib.questions.data import Question, load_split
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+
+TOLERANCE = dict(rtol=1e-5, atol=1e-4)  # of a log-prob near -100, in fp32
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, model_folder, data_folder):
+    """A trained run, its adapter large enough to tell from none."""
+    folder = tmp_path_factory.mktemp("runs") / "tuned"
+    flags = ["--epochs", "2", "--learning-rate", "1e-2", "--output", str(folder)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        train_sdpo.main(["--model", str(model_folder), "--data", str(data_folder), *flags])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory, run_folder, data_folder) -> tuple[Path, str]:
+    """The run in fp32 and int8 in one folder, its merged model, and what was printed of the int8 form."""
+    folder = tmp_path_factory.mktemp("onnx")
+    common = ["--model", str(run_folder), "--data", str(data_folder)]
+    assert export.main([*common, "--output", str(folder / "model.onnx"), "--merged-dir", str(folder / "merged")]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert export.main([*common, "--output", str(folder / "model.int8.onnx"), "--quantize", "int8"]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def exported(exports) -> Path:
+    return exports[0]
+
+
+@pytest.fixture(scope="module", params=["qwen2", "llama", "qwen3", "tied"])
+def graph(request, tmp_path_factory):
+    """A model with large weights, its graph in onnxruntime, and the graph's file."""
+    family, changes = (request.param, {}) if request.param != "tied" else ("qwen2", {"tie_word_embeddings": True})
+    model = tiny_model(family, **changes)
+    path = write_model(export_graph(model), tmp_path_factory.mktemp("graph"), "model", {})
+    for name, weight in tiny_model(family, **changes).state_dict().items():
+        assert model.state_dict()[name].equal(weight)  # exporting leaves the model as it was
+    return PackedScorer(model), onnx_scorer(path), path
+
+
+def expected(scorer: PackedScorer, batch: PackedBatch) -> np.ndarray:
+    with torch.no_grad():
+        return scorer(batch).numpy()
+
+
+# ---- the graph ----
+
+
+def test_the_graph_equals_pytorch_for_any_sizes(graph, encode):
+    scorer, run, _ = graph
+    for num_questions, num_candidates in ((1, 2), (1, 5), (2, 3), (3, 9)):
+        batch = pack(encode(rows(num_questions, num_candidates, start=num_questions)))
+        np.testing.assert_allclose(run(batch), expected(scorer, batch), **TOLERANCE)
+    ragged = pack(encode(rows(2, 3) + rows(1, 7, start=40)))
+    found, wanted = run(ragged), expected(scorer, ragged)
+    assert found.shape == (3, 7) and (found[:2, 3:] == 0).all()
+    np.testing.assert_allclose(found, wanted, **TOLERANCE)
+
+
+def test_rows_of_a_few_tokens(graph):
+    """A prompt of one to three tokens whose candidates feed none, or one: shorter than attention's blocks."""
+    scorer, run, _ = graph
+    question = Question("q", {"context": ""}, ("a", "b"), (1.0, 0.0), 0, "made:1")
+    for prompt_ids in ([5], [5, 6], [5, 6, 7]):
+        for endings in ([[8], [9]], [[8], [9, 10]]):
+            batch = pack([EncodedQuestion(question, prompt_ids, endings, 0, False)])
+            np.testing.assert_allclose(run(batch), expected(scorer, batch), **TOLERANCE)
+
+
+@pytest.mark.parametrize("wrong", ["positions", "segments", "rows"])
+def test_a_wrong_input_would_show(graph, encode, wrong):
+    """Positions that go on where they should restart, branches that see each other, rows shifted by one."""
+    scorer, run, _ = graph
+    batch = pack(encode(rows(1)))
+    right = expected(scorer, batch)
+    changed = batch.tensors()
+    if wrong == "positions":
+        changed["position_ids"] = torch.arange(batch.input_ids.shape[1])[None]
+    elif wrong == "segments":
+        changed["segment_ids"] = batch.segment_ids * 0
+    else:
+        changed["pred_index"] = batch.pred_index - 1
+    found = run(PackedBatch(**changed))
+    assert np.abs(found - right).max() > 0.1
+    np.testing.assert_allclose(found, expected(scorer, PackedBatch(**changed)), **TOLERANCE)
+
+
+def test_log_probs_are_all_that_leaves_the_graph(graph):
+    model = onnx.load(graph[2], load_external_data=False)
+    assert tuple(value.name for value in model.graph.input) == INPUTS
+    assert [value.name for value in model.graph.output] == ["logprobs"]
+    onnx.checker.check_model(str(graph[2]))
+
+
+# ---- the files ----
+
+
+def test_metadata_carry_all_that_the_scorer_needs(exported, run_folder, tokenizer):
+    metadata = read_metadata(exported / "model.onnx")
+    prompt = PromptConfig.load(run_folder)
+    assert metadata["template"] == prompt.template and metadata["max_length"] == str(prompt.max_length)
+    assert metadata["end_token_id"] == str(tokenizer.eos_token_id) and metadata["end_token"] == tokenizer.eos_token
+    training = json.loads(metadata["training"])
+    assert training == json.loads((run_folder / "run.json").read_text())
+    assert metadata["base_model"] == training["settings"]["model"]
+    assert metadata["data_sha256"] == training["data_sha256"]["train"]
+    assert metadata["quantization"] == "none"
+    assert read_metadata(exported / "model.int8.onnx")["quantization"] == "int8"
+    assert (exported / metadata["data_file"]).name.startswith("model.") and len(metadata["weights_sha256"]) == 64
+    assert metadata["data_file"].split(".")[1] == metadata["weights_sha256"][:16]
+
+
+@pytest.mark.parametrize("name", ["model", "model.int8"])
+def test_python_and_cpp_reproduce_the_golden_file(exported, scorer, tokenizer, name):
+    golden = exported / f"{name}.golden.jsonl"
+    records = [json.loads(line) for line in golden.read_text(encoding="utf-8").splitlines()]
+    assert len(records) == 5
+    data = load_split(str(golden), "test")
+    config = PromptConfig.load(exported / "merged")
+    encoded = encode_questions(data.questions, tokenizer, config)
+    run = onnx_scorer(exported / f"{name}.onnx")
+    result = run_scorer(exported / f"{name}.onnx", golden)
+    for item, record, answer in zip(encoded, records, result, strict=True):
+        assert item.prompt_ids == record["prompt_ids"] and item.ending_ids == record["ending_ids"]
+        assert run(pack([item]))[0].tolist() == pytest.approx(record["logprobs"], abs=1e-3)
+        assert answer["logprobs"] == pytest.approx(record["logprobs"], abs=1e-3)
+        assert int(np.argmax(answer["logprobs"])) == record["argmax"]
+
+
+def run_scorer(model, questions) -> list[dict]:
+    result = subprocess.run([SCORE, "--model", model, "--input", questions], capture_output=True, check=True)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_the_merged_model_is_the_adapter(exported, run_folder, model_folder, data_folder, tmp_path):
+    found = {}
+    for name, model in (("base", model_folder), ("adapter", run_folder), ("merged", exported / "merged")):
+        flags = ["--model", str(model), "--data", str(data_folder), "--output", str(tmp_path / name)]
+        assert eval_mc.main(flags) == 0
+        found[name] = [json.loads(line)["logprobs"] for line in (tmp_path / name).read_text().splitlines()]
+    np.testing.assert_allclose(found["merged"], found["adapter"], **TOLERANCE)
+    assert np.abs(np.subtract(found["base"], found["adapter"])).max() > 1
+    AutoModelForCausalLM.from_pretrained(exported / "merged", use_safetensors=True)
+
+
+def test_exports_of_one_tokenizer_share_a_folder_and_others_are_refused(exported, run_folder, data_folder, tmp_path):
+    names = {path.name for path in exported.iterdir() if path.is_file()}
+    assert {"model.onnx", "model.int8.onnx", "tokenizer.json", "model.golden.jsonl"} <= names
+    assert len(names) == 7  # and a data file each, and the other golden
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="not this model's tokenizer"):
+        export.main(export_flags(run_folder, data_folder, tmp_path / "model.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def export_flags(model, data, output, *more) -> list[str]:
+    return [*map(str, ("--model", model, "--data", data, "--output", output, "--limit", 2, *more))]
+
+
+def test_a_second_export_replaces_the_first_whole_and_needs_no_optimum(
+    exported, model_folder, data_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "optimum", None)
+    monkeypatch.setitem(sys.modules, "optimum.onnxruntime", None)
+    folder = shutil.copytree(exported, tmp_path / "onnx")
+    export.main(export_flags(model_folder, data_folder, folder / "model.onnx"))
+    named = {read_metadata(folder / name)["data_file"] for name in ("model.onnx", "model.int8.onnx")}
+    assert {path.name for path in folder.glob("*.data")} == named
+    assert read_metadata(exported / "model.onnx")["data_file"] not in named
+
+
+@pytest.mark.parametrize("what", ["merged model and adapter", "onnxruntime and PyTorch"])
+def test_a_difference_ends_it_and_leaves_nothing(run_folder, data_folder, tmp_path, monkeypatch, what):
+    def differ(label, one, other):
+        return largest_difference(label, np.array(one) + 0.01 if label == what else one, other)
+
+    monkeypatch.setattr(export, "largest_difference", differ)
+    with pytest.raises(InputError, match=f"{what}: log-probs differ by 0.01"):
+        export.main(export_flags(run_folder, data_folder, tmp_path / "out" / "model.onnx"))
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+# ---- int8 ----
+
+
+def test_int8_covers_every_product_by_weights_the_projection_included(exported):
+    """What stays in fp32 multiplies two activations: attention's scores and their mix."""
+    model = onnx.load(exported / "model.int8.onnx", load_external_data=False)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert products and not [node.name for node in products if set(node.input) & weights.keys()]
+    integer = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    assert len(integer) == 2 * 7 + 1  # seven linear layers in two blocks, and the vocabulary in one slice
+    assert all(weights[node.input[1]].data_type == onnx.TensorProto.INT8 for node in integer)
+    scales = [tensor for name, tensor in weights.items() if name.endswith("_scale") and len(tensor.dims) == 1]
+    assert len(scales) >= len(integer) and all(tensor.dims[0] > 1 for tensor in scales)  # one a channel
+
+
+def test_int8_reports_its_price(exports):
+    for part in (" MB instead of ", " at most, ", " on average, ", "choices that flip: ", "0 to 0.5 nats: "):
+        assert part in exports[1]
+
+
+# ---- the standard decoder ----
+
+
+def test_the_standard_decoder_gives_hugging_faces_logits(run_folder, exported, data_folder, tmp_path, encode):
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    flags = export_flags(run_folder, data_folder, tmp_path / "decoder", "--format", "causal-lm")
+    assert export.main(flags) == 0
+    decoder = ORTModelForCausalLM.from_pretrained(tmp_path / "decoder", provider="CPUExecutionProvider")
+    model = AutoModelForCausalLM.from_pretrained(exported / "merged")
+    input_ids = torch.tensor([encode(rows(1))[0].prompt_ids])
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    found = decoder(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
+    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
+
+
+# ---- flags and faults ----
+
+
+@pytest.mark.parametrize("more", [["--quantize", "int8"], ["--format", "causal-lm"]])
+def test_without_optimum_one_line_says_what_to_install(run_folder, data_folder, tmp_path, monkeypatch, more):
+    monkeypatch.setitem(sys.modules, "optimum.onnxruntime", None)
+    output = tmp_path / ("decoder" if "causal-lm" in more else "model.onnx")
+    with pytest.raises(InputError, match="pip install optimum"):
+        export.main(export_flags(run_folder, data_folder, output, *more))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--output", "model"],
+        ["--format", "causal-lm"],
+        ["--format", "causal-lm", "--output", "folder", "--quantize", "int8"],
+        ["--quantize", "int4"],
+    ],
+)
+def test_a_bad_flag_ends_with_2(flags):
+    with pytest.raises(SystemExit) as stop:
+        export.main(flags)
+    assert stop.value.code == 2
+
+
+def test_broken_weights_end_with_one_line(model_folder, data_folder, tmp_path):
+    """As its user meets it: exit code 1, one line, no output."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    model.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
+    model.save_pretrained(tmp_path / "broken")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "broken" / name).write_bytes((model_folder / name).read_bytes())
+    flags = export_flags(tmp_path / "broken", data_folder, tmp_path / "model.onnx")
+    result = run_python(ROOT / "export.py", *flags, cwd=tmp_path, check=False)
+    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr and not list(tmp_path.glob("*.onnx"))

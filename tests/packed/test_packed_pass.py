@@ -1,0 +1,136 @@
+"""The one idea: a packed question gives every candidate the log-prob that a forward of its own would give it."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import CASEHOLD, QWEN2_TOKENIZER, needs_casehold, rows, tiny_model
+
+from lib import pack as packing
+from lib import scoring
+from lib.models.loading import load_tokenizer
+from lib.packed.inference import score_questions
+from lib.packed.onednn_layers import ATTENTION
+from lib.packed.pack import PackedBatch, pack
+from lib.packed.scored_rows import can_narrow
+from lib.packed.scoring import PackedScorer
+from lib.packed.selfcheck import unpacked_logprobs
+from lib.questions.data import load_split
+from lib.questions.prompt import PromptConfig, encode_questions
+
+TOLERANCE = dict(rtol=2e-5, atol=2e-4)
+
+
+def test_layout_of_the_design():
+    row = packing._row([90, 91, 92], [[1, 2, 3, 4], [5, 6, 7], [8]])
+    assert row == {
+        "input_ids": [90, 91, 92, 1, 2, 3, 5, 6],
+        "position_ids": [0, 1, 2, 3, 4, 5, 3, 4],
+        "segment_ids": [0, 0, 0, 1, 1, 1, 2, 2],
+        "pred_index": [2, 3, 4, 5, 2, 6, 7, 2],
+        "target_ids": [1, 2, 3, 4, 5, 6, 7, 8],
+        "cand_index": [0, 0, 0, 0, 1, 1, 1, 2],
+    }
+
+
+def test_mask_shows_the_prompt_and_the_own_branch():
+    visible = packing.attention_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]), torch.float32)[0, 0] == 0
+    assert visible.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
+    assert torch.isfinite(packing.attention_mask(torch.tensor([[0, 1, -1]]), torch.bfloat16)).all()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", ATTENTION, "eager"])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
+def test_packed_equals_unpacked(family, attention, encode):
+    model = tiny_model(family)
+    model.set_attn_implementation(attention)
+    scorer = PackedScorer(model)
+    encoded = encode(rows(6) + rows(2, num_candidates=9, start=50))
+    with torch.no_grad():
+        packed = scorer(pack(encoded))
+        for values, item in zip(packed, encoded, strict=True):
+            plain = unpacked_logprobs(model, item, "cpu")
+            torch.testing.assert_close(values[: len(plain)], plain, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_parity_notices_positions_that_do_not_restart(encode):
+    model, [item] = tiny_model(), encode(rows(1))
+    batch = pack([item])
+    wrong = PackedBatch(**batch.tensors() | {"position_ids": torch.arange(batch.input_ids.shape[1])[None]})
+    assert (PackedScorer(model)(wrong)[0] - unpacked_logprobs(model, item, "cpu")).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_parity_notices_branches_that_see_each_other(encode):
+    model, [item] = tiny_model(), encode(rows(1))
+    batch = pack([item])
+    leaking = PackedBatch(**batch.tensors() | {"segment_ids": torch.zeros_like(batch.segment_ids)})
+    assert (PackedScorer(model)(leaking)[0] - unpacked_logprobs(model, item, "cpu")).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_neither_order_nor_batch_mates_matter(encode):
+    scorer = PackedScorer(tiny_model())
+    encoded = encode(rows(5) + rows(1, num_candidates=11, start=70))
+    together = scorer(pack(encoded))
+    for index, item in enumerate(encoded):
+        count = len(item.ending_ids)
+        alone = scorer(pack([item]))[0]
+        backwards = scorer(pack([item], [range(count)[::-1]]))[0].flip(0)
+        torch.testing.assert_close(together[index, :count], alone, **TOLERANCE)
+        torch.testing.assert_close(backwards, alone, **TOLERANCE)
+
+
+def test_a_last_layer_of_the_scored_rows_alone_changes_no_gradient(encode):
+    batch, gradients = pack(encode(rows(3))), []
+    for attention, narrowed in (("sdpa", True), ("eager", False)):
+        model = tiny_model()
+        model.set_attn_implementation(attention)
+        assert can_narrow(model) == narrowed
+        names = list(model.state_dict())
+        PackedScorer(model)(batch).sum().backward()
+        assert list(model.state_dict()) == names
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for mine, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, whole, rtol=1e-3, atol=1e-5 * whole.abs().max().item())
+
+
+@torch.no_grad()
+def test_equal_endings_tie_exactly(encode):
+    [row] = rows(1)
+    row["endings"][3] = "  " + row["endings"][1] + "\n"
+    [values] = score_questions(
+        PackedScorer(tiny_model()), encode([row]), Accelerator(), batch_size=1, description="test"
+    )
+    assert values[1] == values[3] and len(set(values)) == 4
+
+
+def test_chunked_projection_changes_neither_values_nor_gradients(encode, monkeypatch):
+    encoded = encode(rows(3))
+    results = []
+    for chunk in (10_000, 7):
+        monkeypatch.setattr(scoring, "CHUNK_ROWS", chunk)
+        model = tiny_model()
+        logprobs = PackedScorer(model)(pack(encoded))
+        logprobs.sum().backward()
+        results.append([logprobs.detach(), model.model.layers[0].mlp.up_proj.weight.grad])
+    for whole, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(whole, chunked, rtol=1e-5, atol=1e-4)
+
+
+@needs_casehold
+@torch.no_grad()
+def test_packed_equals_unpacked_on_real_casehold_with_the_real_tokenizer():
+    data = load_split(str(CASEHOLD), "test", limit=4)
+    encoded = encode_questions(data.questions, load_tokenizer(str(QWEN2_TOKENIZER)), PromptConfig("{context}"))
+    model = tiny_model(vocab_size=151_936, hidden_size=32)
+    packed = PackedScorer(model)(pack(encoded))
+    for values, item in zip(packed, encoded, strict=True):
+        torch.testing.assert_close(values, unpacked_logprobs(model, item, "cpu"), **TOLERANCE)

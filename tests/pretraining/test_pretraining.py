@@ -1,0 +1,219 @@
+"""Pretraining: rows and tokenizer, a run resumed to the last bit, and a model that the other scripts take."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CASEHOLD, OBJECTS, ROOT, SUBJECTS, VERBS, needs_casehold, rows, run_python, write_jsonl
+from torch.nn.functional import cross_entropy
+
+import train_sdpo
+from lib.errors import InputError
+from lib.models.curve import plot_pretraining
+from lib.models.loading import load_model
+from lib.models.runs import read_metrics, read_run
+from lib.pretraining.data import Rows, pack_rows, prepare, question_texts
+from lib.pretraining.language_model import SIZES, Pretraining, new_model
+
+sys.path.insert(0, str(ROOT / "tools"))
+import pretrain_lm  # noqa: E402
+
+FLAGS = ["--params", "5m", "--vocab", "320", "--row-length", "32", "--batch-size", "4", "--workers", "1"]
+TIMINGS = {"tokens_per_second", "peak_memory_gb"}
+
+
+def sentences(count: int) -> list[dict]:
+    held = [f"{SUBJECTS[n % 8]} {VERBS[n // 8 % 6]} {OBJECTS[n // 3 % 6]}" for n in range(count)]
+    return [{"text": f"We hold that {what}, for reason {n}. So ordered."} for n, what in enumerate(held)]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("text") / "opinions.jsonl", sentences(64))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "model"
+    flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--precision", "fp32", "--output", str(folder)]
+    assert pretrain_lm.main(flags) == 0
+    return folder
+
+
+def values(folder: Path) -> list[dict]:
+    lines = read_metrics(folder / "pretraining")
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+def test_rows_are_the_documents_end_to_end(tokenizer):
+    texts = ["the tenant may rescind.", "a minor must give notice of the lien."]
+    packed = pack_rows(texts, tokenizer, 8)
+    whole = tokenizer.encode("<|endoftext|>".join([*texts, ""]))
+    assert packed.dtype == torch.int32 and packed.flatten().tolist() == whole[: len(whole) // 8 * 8]
+
+
+def test_held_out_documents_are_trained_on_by_nothing():
+    texts = [f"document {n:03d} says {'abc'[n % 3] * 20}" for n in range(100)]
+    tokenizer, packed = prepare(texts, 300, 16, seed=3)
+    held_out, train = (tokenizer.decode(part.flatten()) for part in (packed.held_out, packed.train))
+    held = {text[:12] for text in texts if text[:12] in held_out}
+    assert held and not any(text in train for text in held)
+    assert packed.held_out_bytes == sum(
+        len(tokenizer.decode(row[1:], skip_special_tokens=True).encode()) for row in packed.held_out
+    )
+
+
+def test_questions_are_read_with_the_gold_in_place(tmp_path):
+    source = write_jsonl(tmp_path / "train.jsonl", rows(3))
+    texts = question_texts([source])
+    for text, row in zip(texts, rows(3), strict=True):
+        assert text == row["context"].replace("<HOLDING>", row["endings"][row["label"]])
+
+
+@pytest.mark.parametrize("name, size", SIZES.items())
+def test_sizes_are_what_they_are_called(name, size, tokenizer):
+    with torch.device("meta"):
+        model = new_model(tokenizer, num_attention_heads=size["hidden_size"] // 64, **size)
+    count = model.num_parameters() + (8192 - len(tokenizer)) * size["hidden_size"]
+    assert count == pytest.approx(float(name[:-1]) * 1e6, rel=0.06)
+
+
+def test_the_loss_falls(finished):
+    losses = [line["loss"] for line in values(finished) if "loss" in line]
+    assert losses[0] == pytest.approx(math.log(320), rel=0.05)
+    assert min(losses[-3:]) < 0.85 * losses[0]
+
+
+def test_the_held_out_figures_are_those_of_the_saved_model(finished, text, monkeypatch):
+    """Reckoned again from the folder, without the code under test."""
+    monkeypatch.setattr(Rows, "load", None)
+    loaded = load_model(str(finished), torch.float32)
+    packed = prepare([row["text"] for row in sentences(64)], 320, 32, seed=0)[1].held_out.long()
+    with torch.no_grad():
+        logits = loaded.model(packed).logits[:, :-1]
+    loss = cross_entropy(logits.flatten(0, 1), packed[:, 1:].flatten()).item()
+    last = values(finished)[-1]
+    assert last["held_out_loss"] == pytest.approx(loss, rel=1e-4)
+    assert last["held_out_perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+    decoded = loaded.tokenizer.batch_decode(packed[:, 1:], skip_special_tokens=True)
+    num_bytes = sum(len(row.encode()) for row in decoded)
+    assert last["bits_per_byte"] == pytest.approx(loss * packed[:, 1:].numel() / math.log(2) / num_bytes, rel=1e-4)
+
+
+def test_the_folder_is_complete_and_tidy(finished):
+    assert {path.name for path in finished.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "curve.png",
+    }
+    record = read_run(finished / "pretraining")
+    assert record["finished"] and record["settings"]["vocab"] == 320 and record["result"]["share_of_peak"] > 0
+    assert not [path for path in finished.rglob("*") if "incomplete" in path.name or "checkpoint" in path.name]
+    assert not (finished / "pretraining" / "rows.safetensors").exists()
+
+
+def test_stopped_and_resumed_equals_never_stopped(finished, tmp_path, text, monkeypatch):
+    """Cut off without warning after a checkpoint, with a line of metrics half written."""
+    folder, step = tmp_path / "model", Pretraining.step
+    flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--precision", "fp32", "--save-every", "3"]
+
+    def cut_off(self, batches):
+        if self.schedule.last_epoch == 5:
+            raise SystemError("cut off")
+        return step(self, batches)
+
+    monkeypatch.setattr(Pretraining, "step", cut_off)
+    with pytest.raises(SystemError):
+        pretrain_lm.main([*flags, "--output", str(folder)])
+    assert not (folder / "config.json").exists()
+    with (folder / "pretraining" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    monkeypatch.setattr(Pretraining, "step", step)
+    assert pretrain_lm.main(["--resume", "--output", str(folder)]) == 0
+    assert (folder / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+    assert values(folder) == values(finished)
+    with pytest.raises(InputError, match="this model is finished"):
+        pretrain_lm.main(["--resume", "--output", str(folder)])
+
+
+def test_a_broken_checkpoint_is_named(tokenizer, tmp_path):
+    size = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+    (tmp_path / "c").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(InputError, match="c: broken checkpoint"):
+        Pretraining(new_model(tokenizer, **size), 10, 1e-3).load(tmp_path / "c")
+
+
+def test_the_model_is_one_to_train_from(finished, tmp_path, monkeypatch, data_folder):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--model", finished, "--data", data_folder, "--epochs", 1, "--limit", 4, "--output", "runs/a"]
+    assert train_sdpo.main(list(map(str, flags))) == 0
+    steps = [line for line in read_metrics(Path("runs/a")) if "loss" in line]
+    assert steps[0]["loss"] == pytest.approx(math.log(5), abs=1e-4)
+
+
+def test_minutes_become_steps_by_the_measured_speed(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(
+        pretrain_lm, "seconds_per_step", lambda training, _: {"fp32": 3.0, "bf16": 2.0}[training.precision]
+    )
+    flags = ["--text", str(text), *FLAGS, "--minutes", "0.1", "--output", str(tmp_path / "model")]
+    assert pretrain_lm.main(flags) == 0
+    record = read_run(tmp_path / "model" / "pretraining")
+    assert record["num_steps"] == 3
+    assert record["precision"] == "bf16"
+
+
+def test_excluded_texts_are_left_out_and_counted(tmp_path, text, capsys):
+    told = sentences(64)[5]["text"]
+    question = rows(1)[0] | {"context": f"{told} and more (<HOLDING>)."}
+    source = write_jsonl(tmp_path / "questions.jsonl", [question])
+    flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--precision", "fp32", "--exclude", str(source)]
+    pretrain_lm.main([*flags, "--output", str(tmp_path / "model")])
+    assert "64 read, 1 left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags, code, message",
+    [
+        (["--text", "{text}", "--output", "out"], 2, "give --minutes or --epochs"),
+        (["--epochs", "1", "--output", "out"], 2, "give --text or --questions"),
+        (["--text", "{text}", "--epochs", "1", "--minutes", "1", "--output", "out"], 2, "not allowed with"),
+        (["--resume", "--output", "out", "--vocab", "400"], 2, "--resume takes --output alone, not --vocab"),
+        (["--text", "{text}", "--epochs", "1", "--vocab", "100", "--output", "out"], 2, "--vocab is at least"),
+        (["--resume", "--output", "out"], 1, "no run to go on with"),
+        (["--text", "nowhere", "--epochs", "1", "--output", "out"], 1, "nowhere: no such file or folder"),
+        (["--text", "{text}", "--epochs", "1", "--output", "."], 1, "exists already"),
+        (["--text", "{text}", "--epochs", "1", "--output", "out", "--row-length", "2048"], 1, "the text is too short"),
+    ],
+)
+def test_bad_flags_and_bad_input(tmp_path, monkeypatch, capsys, text, flags, code, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit if code == 2 else InputError) as stop:
+        pretrain_lm.main(
+            [*(flag.format(text=text) for flag in flags), *(["--workers", "1"] if "--text" in flags else [])]
+        )
+    assert message in (capsys.readouterr().err if code == 2 else str(stop.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_curve_is_drawn(tmp_path):
+    plot_pretraining(
+        [{"step": 0, "loss": 2.0}, {"step": 1, "loss": 1.5}, {"step": 1, "held_out_loss": 1.6}], tmp_path / "c.png"
+    )
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@needs_casehold
+def test_a_minute_on_real_passages(tmp_path):
+    """Far better than guessing by frequency alone, and a model that evaluates."""
+    flags = ["--questions", CASEHOLD, "--params", "5m", "--vocab", 4096, "--minutes", 1, "--output", "model"]
+    run_python(ROOT / "tools" / "pretrain_lm.py", *flags, cwd=tmp_path)
+    result = read_run(tmp_path / "model" / "pretraining")["result"]
+    assert result["bits_per_byte"] < 2.6
+    flags = ["--split", "test", "--model", "model", "--data", CASEHOLD, "--limit", 20, "--output", "predictions.jsonl"]
+    run_python(ROOT / "eval_mc.py", *flags, cwd=tmp_path)
+    assert len([json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]) == 20

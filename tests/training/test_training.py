@@ -1,0 +1,286 @@
+"""Training as its user sees it: the run folder, what changes and what does not, interruption, several processes."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CASEHOLD, QWEN2_TOKENIZER, ROOT, needs_casehold, run_python, tiny_model
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+import train_sdpo
+from lib.errors import InputError
+from lib.models.loading import load_model, weights_sha256
+from lib.models.runs import read_metrics, read_run
+from lib.training.losses import Objective
+
+TIMINGS = {"questions_per_second", "tokens_per_second", "peak_memory_gb"}
+
+
+def arguments(model: Path, data: Path, *more) -> list[str]:
+    return ["--model", str(model), "--data", str(data), "--batch-size", "3", "--learning-rate", "1e-3", *map(str, more)]
+
+
+def values(run: Path) -> list[dict]:
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in read_metrics(run)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model_folder, data_folder) -> Path:
+    """A run never interrupted: 13 questions in batches of 3, two epochs, dropout on."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_python(
+        ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, "--epochs", 2, "--output", "runs/a"), cwd=folder
+    )
+    return folder / "runs" / "a"
+
+
+def test_step_0_is_ln_of_5_with_zero_rewards(finished):
+    first = read_metrics(finished)[0]
+    assert first["loss"] == pytest.approx(math.log(5), abs=1e-4)
+    assert abs(first["reward_chosen"]) < 1e-4 and abs(first["reward_rejected"]) < 1e-4
+
+
+def test_metrics_have_one_line_a_step_and_one_an_epoch(finished):
+    steps = [line for line in read_metrics(finished) if "loss" in line]
+    validation = [line for line in read_metrics(finished) if "validation_accuracy" in line]
+    assert [line["step"] for line in steps] == list(range(10)) and len(validation) == 2
+    assert set(steps[0]) >= TIMINGS | {"grad_norm", "learning_rate", "margin", "reward_accuracy", "logprob_chosen"}
+
+
+def test_the_run_folder_is_complete(finished):
+    assert {path.name for path in finished.iterdir()} >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+        "tokenizer.json",
+        "prompt.json",
+        "run.json",
+        "metrics.jsonl",
+        "curve.png",
+        "checkpoints",
+    }
+    assert (finished.parent / "latest").resolve() == finished
+    record = read_run(finished)
+    assert (
+        record["finished"]
+        and record["settings"]["num_neg"] == 4
+        and set(record["data_sha256"])
+        == {
+            "train",
+            "validation",
+        }
+    )
+    assert not [path for path in finished.rglob("*") if "incomplete" in path.name or path.suffix == ".tmp"]
+
+
+def test_every_adapter_weight_changed_and_no_other(finished, model_folder):
+    adapter = load_file(finished / "adapter_model.safetensors")
+    assert len(adapter) == 2 * 7 * 2  # A and B of seven linear layers in two blocks
+    assert all(tensor.abs().max() > 0 for tensor in adapter.values())
+    trained = load_model(str(finished), torch.float32).model
+    assert weights_sha256(load_model(str(model_folder), torch.float32).model) == read_run(finished)["base_sha256"]
+    with trained.disable_adapter():
+        ids = torch.arange(1, 30)[None]
+        torch.testing.assert_close(trained(ids).logits, tiny_model()(ids).logits, rtol=0, atol=0)
+
+
+def test_the_loss_falls_where_it_may_overfit(tmp_path, monkeypatch, model_folder, data_folder):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--epochs", 12, "--learning-rate", "5e-3", "--lora-dropout", 0, "--output", "runs/b"]
+    assert train_sdpo.main(arguments(model_folder, data_folder, *flags)) == 0
+    steps = [line for line in read_metrics(Path("runs/b")) if "loss" in line]
+    assert sum(line["loss"] for line in steps[-5:]) / 5 < 0.5 * math.log(5)
+    assert sum(line["reward_accuracy"] for line in steps[-5:]) / 5 > 0.9
+
+
+@pytest.mark.slow
+@needs_casehold
+def test_real_questions_can_be_learnt_by_heart(tmp_path, monkeypatch):
+    """100 real questions, which a tiny model with the real tokenizer may overfit."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model(vocab_size=151_936).save_pretrained("tiny")
+    AutoTokenizer.from_pretrained(QWEN2_TOKENIZER).save_pretrained("tiny")
+    flags = ["--limit", 100, "--epochs", 4, "--batch-size", 10, "--learning-rate", "5e-3", "--lora-r", 32]
+    flags += ["--lora-dropout", 0, "--output", "runs/real"]
+    assert train_sdpo.main(["--model", "tiny", "--data", str(CASEHOLD), *map(str, flags)]) == 0
+    steps = [line for line in read_metrics(Path("runs/real")) if "loss" in line]
+    assert sum(line["reward_accuracy"] for line in steps[-10:]) / 10 > 0.9
+
+
+def test_killed_and_resumed_equals_never_killed(finished, tmp_path, model_folder, data_folder):
+    command = [
+        sys.executable,
+        str(ROOT / "train_sdpo.py"),
+        *arguments(model_folder, data_folder, "--epochs", 2, "--output", "runs/a", "--save-every", 1),
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = tmp_path / "runs" / "a"
+    deadline = time.monotonic() + 300
+    while not list(run.glob("checkpoints/step-*3")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "adapter_config.json").exists()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": ')  # a line cut short by the kill
+    run_python(ROOT / "train_sdpo.py", "--resume", cwd=tmp_path)
+    assert (run / "adapter_model.safetensors").read_bytes() == (finished / "adapter_model.safetensors").read_bytes()
+    assert values(run) == values(finished)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, model_folder, data_folder):
+    command = [sys.executable, str(ROOT / "train_sdpo.py"), *arguments(model_folder, data_folder, "--epochs", 400)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        run = tmp_path / "runs" / "sdpo-neg4"
+        while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_bytes()) < 300:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "--resume --output runs/sdpo-neg4" in output
+    assert len(list(run.glob("checkpoints/step-*"))) == 1
+
+
+def test_accumulation_equals_one_batch(tmp_path, monkeypatch, model_folder, data_folder):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--epochs", 1, "--lora-dropout", 0, "--output"]
+    train_sdpo.main(arguments(model_folder, data_folder, *flags, "whole", "--batch-size", 4))
+    parts = ["parts", "--batch-size", 2, "--grad-accum", 2]
+    train_sdpo.main(arguments(model_folder, data_folder, *flags, *parts))
+    assert_same_run(Path("parts"), Path("whole"))
+
+
+def test_two_processes_equal_one(tmp_path, model_folder, data_folder):
+    flags = ["--epochs", 1, "--lora-dropout", 0, "--output"]
+    run_python(
+        ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *flags, "one", "--batch-size", 4), cwd=tmp_path
+    )
+    run_python(
+        *("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29511, ROOT / "train_sdpo.py"),
+        *arguments(model_folder, data_folder, *flags, "two", "--batch-size", 2),
+        cwd=tmp_path,
+        OMP_NUM_THREADS="1",
+    )
+    assert read_run(tmp_path / "two")["num_processes"] == 2 and read_run(tmp_path / "one")["num_processes"] == 1
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    for line, expected in zip(values(run), values(other), strict=True):
+        assert line == pytest.approx(expected, rel=2e-4, abs=2e-4)
+    adapter, expected = (load_file(folder / "adapter_model.safetensors") for folder in (run, other))
+    for name, tensor in adapter.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_an_infinite_loss_stops_with_the_ids(tmp_path, monkeypatch, model_folder, data_folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(train_sdpo.LOSSES, "sdpo", Objective(lambda scores, *others: scores.sum(1) * math.inf))
+    with pytest.raises(InputError, match=r"step 0: the loss is not finite on questions q\d+"):
+        train_sdpo.main(arguments(model_folder, data_folder, "--output", "runs/c"))
+
+
+def test_resume_refuses_other_settings_and_other_data(finished, tmp_path, monkeypatch, model_folder, data_folder):
+    monkeypatch.chdir(finished.parent.parent)
+    with pytest.raises(InputError, match="the run was started with --beta 0.1, not 0.5"):
+        train_sdpo.main(["--resume", "--output", str(finished), "--beta", "0.5"])
+    with pytest.raises(InputError, match="this run has finished"):
+        train_sdpo.main(["--resume", "--output", str(finished)])
+    with pytest.raises(InputError, match="exists already"):
+        train_sdpo.main(arguments(model_folder, data_folder, "--output", finished))
+    run = tmp_path / "run"
+    run.mkdir()
+    record = read_run(finished) | {"finished": False, "data_sha256": {"train": "0", "validation": "0"}}
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"run.json: data_sha256 was .* and is now"):
+        train_sdpo.main(["--resume", "--output", str(run)])
+
+
+def test_the_paper_preset_changes_defaults_and_flags_win():
+    settings, _, _ = train_sdpo.read_settings(["--preset", "paper"])
+    assert settings.max_length == 256
+    settings, _, _ = train_sdpo.read_settings(["--preset", "paper", "--max-length", "300"])
+    assert settings.max_length == 300
+    assert train_sdpo.read_settings([])[0].max_length == 512
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--num-neg", "0"], ["--loss", "nonsense"], ["--beta", "nan"], ["--lora-dropout", "1"], ["--no-such-flag"]],
+)
+def test_a_bad_flag_ends_with_2(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_sdpo.main(flags)
+    assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_starting_from_a_run_merges_its_adapter(finished, tmp_path, monkeypatch, data_folder):
+    monkeypatch.chdir(tmp_path)
+    train_sdpo.main(arguments(finished, data_folder, "--epochs", 1, "--output", "runs/second"))
+    merged = load_model(str(finished), torch.float32, merge=True).model
+    assert read_run(Path("runs/second"))["base_sha256"] == weights_sha256(merged)
+    second = load_model("runs/second", torch.float32).model
+    ids = torch.arange(1, 30)[None]
+    with second.disable_adapter():
+        torch.testing.assert_close(second(ids).logits, merged(ids).logits, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def fully_tuned(tmp_path_factory, model_folder, data_folder) -> Path:
+    """Every weight trained, two epochs of 13 questions in batches of 3."""
+    folder = tmp_path_factory.mktemp("full")
+    flags = ["--lora-r", 0, "--epochs", 2, "--output", "runs/a"]
+    run_python(ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *flags), cwd=folder)
+    return folder / "runs" / "a"
+
+
+def test_full_fine_tuning_starts_at_the_reference_and_changes_every_weight(fully_tuned, model_folder):
+    first = read_metrics(fully_tuned)[0]
+    assert first["loss"] == pytest.approx(math.log(5), abs=1e-4) and abs(first["reward_chosen"]) < 1e-4
+    trained = dict(load_model(str(fully_tuned), torch.float32).model.named_parameters())
+    base = load_model(str(model_folder), torch.float32).model
+    assert all(not torch.equal(weight, trained[name]) for name, weight in base.named_parameters())
+    assert not (fully_tuned / "adapter_config.json").exists()
+
+
+def test_the_reward_of_full_fine_tuning_is_against_the_model_it_started_from(
+    fully_tuned, tmp_path, model_folder, data_folder
+):
+    import eval_mc
+
+    flags = ["--data", str(data_folder), "--output"]
+    eval_mc.main(["--model", str(fully_tuned), "--score", "reward", *flags, str(tmp_path / "run.jsonl")])
+    eval_mc.main(["--model", str(model_folder), *flags, str(tmp_path / "base.jsonl")])
+    files = (tmp_path / "run.jsonl", tmp_path / "base.jsonl")
+    run, base = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
+    for tuned, untuned in zip(run, base, strict=True):
+        assert tuned["reference_logprobs"] == pytest.approx(untuned["logprobs"], abs=1e-4)
+        assert tuned["logprobs"] != pytest.approx(untuned["logprobs"], abs=1e-2)
+
+
+def test_full_fine_tuning_resumes_exactly(fully_tuned, tmp_path, monkeypatch, model_folder, data_folder):
+    monkeypatch.chdir(tmp_path)
+    stops = iter([None] * 3)
+    step = train_sdpo.backward_window
+
+    def killed_at_the_fourth(*args, **kwargs):
+        next(stops)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(train_sdpo, "backward_window", killed_at_the_fourth)
+    flags = ["--lora-r", 0, "--epochs", 2, "--save-every", 2, "--output", "runs/a"]
+    with pytest.raises(StopIteration):
+        train_sdpo.main(arguments(model_folder, data_folder, *flags))
+    monkeypatch.setattr(train_sdpo, "backward_window", step)
+    train_sdpo.main(["--resume", "--output", "runs/a"])
+    assert Path("runs/a/model.safetensors").read_bytes() == (fully_tuned / "model.safetensors").read_bytes()
