@@ -15,7 +15,7 @@ from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
 from lib.evaluation.compare import LETTERS, comparison_report, differing, read_aligned
 from lib.evaluation.predictions import write_predictions
-from lib.evaluation.report import write_report
+from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scorers import ModelScorer
 from lib.evaluation.scores import SCORES, Scored
 from lib.evaluation.summary import headline, score_table, summarise
@@ -113,16 +113,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.output:
         write_outputs(args, scored, records)
     if args.report:
-        write_report(
-            args.report,
-            title=f"{describe(args.model)} on {args.split}",
-            data=data,
-            scored=scored,
-            records=records,
-            summary=summary,
-            score_lines=table,
-            tokenizer=model.tokenizer,
-        )
+        title = f"{describe(args.model)} on {args.split}"
+        write_report(args.report, Evaluation(title, data, scored, records, summary, table, model.tokenizer))
         print(f"report: {args.report / 'report.html'}")
 
 

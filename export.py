@@ -22,7 +22,6 @@ from lib.export.check import (
     compute_logprobs,
     int8_report,
     largest_difference,
-    onnx_scorer,
     write_golden,
 )
 from lib.export.files import (
@@ -36,6 +35,7 @@ from lib.export.files import (
 )
 from lib.export.graph import export_graph
 from lib.export.int8 import quantize, require_optimum
+from lib.export.session import onnx_scorer
 from lib.models.loading import LoadedModel, load_model
 from lib.models.runs import write_run
 from lib.packed.scoring import PackedScorer

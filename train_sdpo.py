@@ -11,10 +11,13 @@ python train_sdpo.py --resume                                    go on with the 
 import argparse
 import math
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
@@ -31,7 +34,7 @@ from lib.cli import (
 from lib.errors import run_script
 from lib.evaluation.scores import Scored, is_correct
 from lib.models.checkpoint import Checkpoints
-from lib.models.loading import DTYPES, load_model, make_policy, pick_precision, weights_sha256
+from lib.models.loading import DTYPES, LoadedModel, load_model, make_policy, pick_precision
 from lib.models.runs import (
     MetricsLog,
     finish_run,
@@ -46,23 +49,24 @@ from lib.packed.onednn_layers import use_onednn
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass
+from lib.progress import progress
 from lib.questions.data import Dataset, load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
 from lib.training.losses import LOSSES, LossOptions
-from lib.training.negatives import epoch_order
+from lib.training.negatives import NEGATIVES, TrainingQuestion, epoch_order
 from lib.training.preparation import prepare_questions
-from lib.training.recipe import make_recipe, num_negatives, without_effect
+from lib.training.recipe import Recipe, make_recipe, num_negatives, without_effect
 from lib.training.rewards import REWARDS
-from lib.training.step import backward_window, catch_interrupt, not_finite, step_means
+from lib.training.step import GlobalBatch, backward, catch_interrupt, not_finite, step_means
 
-# The paper does not state these; they are the field's usual values.
+# Marsh states none of these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
 WEIGHT_DECAY = 0.0
 MAX_GRAD_NORM = 1.0
 
 SWITCH = argparse.BooleanOptionalAction
-# The paper's settings where the defaults differ: 256 tokens cut 72 % of the CaseHOLD questions.
-PRESETS = {"paper": {"max_length": 256}}
+# Marsh's settings where the defaults differ: 256 tokens cut 72 % of the CaseHOLD questions.
+PRESETS = {"marsh": {"max_length": 256}}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,7 +96,7 @@ def add_data_flags(data) -> None:
 def add_objective_flags(objective) -> None:
     add = objective.add_argument
     add("--loss", choices=list(LOSSES), default="sdpo", help="what is minimised")
-    add("--beta", type=positive_float, help="scale of the implicit reward; ours, the paper states none")
+    add("--beta", type=positive_float, help="scale of the implicit reward; ours: Marsh states none, Chen et al. take 1")
     add("--sft-weight", type=nonnegative_float, help="add the positive's cross-entropy, times this, to any loss")
     add("--reward-temperature", type=positive_float, help="infonca, nca: targets are softmax(reward / this)")
     add("--weighting", choices=("power", "exp"), help="swepo: a candidate weighs |r - mean|^p, or exp(a |r - mean|)")
@@ -107,7 +111,8 @@ def add_objective_flags(objective) -> None:
 def add_negatives_flags(negatives) -> None:
     add = negatives.add_argument
     add("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
-    add("--negatives", choices=("random", "hard"), default="random", help="hard: the likelier under the reference")
+    kinds = "hard: the likelier under the reference; lowest: those of lowest reward"
+    add("--negatives", choices=NEGATIVES, default="random", help=kinds)
     odds = "odds of a hard negative are exp(log-prob / this): low draws the likeliest, high draws at random"
     add("--hard-temperature", type=positive_float, default=10.0, help=odds)
     own = "endings that the starting model writes for each prompt, to join the negatives"
@@ -126,7 +131,9 @@ def add_training_flags(model, training) -> None:
     training.add_argument("--seed", type=int, default=0, help="of adapter, dropout, order and negatives")
     training.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
     training.add_argument("--grad-checkpointing", action=SWITCH, help="less memory, more time (default: on a GPU)")
-    training.add_argument("--preset", choices=sorted(PRESETS), help="paper: the paper's settings, 256 tokens with them")
+    training.add_argument(
+        "--preset", choices=sorted(PRESETS), help="marsh: the settings of Marsh, 256 tokens with them"
+    )
 
 
 def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, Path, bool]:
@@ -157,100 +164,61 @@ def main(argv: list[str] | None = None) -> int:
     precision = pick_precision(settings.precision)
     accelerator = start_accelerator(precision)
     set_seed(settings.seed)
-    with accelerator.main_process_first():  # whoever comes second finds what the first one fetched
-        train, validation = load_data(settings)
-        # Steps of a full fine-tuning are too small for weights in bf16.
-        loaded = load_model(settings.model, DTYPES[precision if settings.lora_r else "fp32"], merge=True)
-    prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
-    base_sha256 = weights_sha256(loaded.model)
-    questions, report, written_sha256 = prepare_questions(
-        train, loaded, prompt, accelerator, recipe, vars(settings), base_sha256
-    )
-    accelerator.print("\n".join(report))
-    encoded = [item.encoded for item in questions]
-    encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
-    check_family(loaded.model, max(item.num_tokens for item in (*encoded, *encoded_validation)))
+    start = load(settings, recipe, precision, accelerator)
+    questions, validation = start.questions, start.validation
 
-    on_gpu = accelerator.device.type == "cuda"
-    checkpointing = on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing
-    model = make_policy(
-        loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
-    )
-    use_onednn(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in start.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
-    window_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step
-    steps_per_epoch = math.ceil(len(questions) / window_size)
+    global_batch_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step
+    steps_per_epoch = math.ceil(len(questions) / global_batch_size)
     num_steps = settings.epochs * steps_per_epoch
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP_SHARE * num_steps), num_steps)
-    scorer, optimizer, schedule = accelerator.prepare(PackedScorer(model), optimizer, schedule)
+    scorer, optimizer, schedule = accelerator.prepare(PackedScorer(start.model), optimizer, schedule)
     plain_scorer = accelerator.unwrap_model(scorer)
 
+    encoded = [item.encoded for item in questions]
     shortest = min(encoded, key=lambda item: item.num_tokens)
     difference = check_packed_pass(plain_scorer, shortest, accelerator.device, precision)
     accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {precision}")
-    reference = [None] * len(questions)
     if recipe.needs_reference:
-        reference = reference_logprobs(plain_scorer, encoded, accelerator, base_sha256, precision)
+        reference = reference_logprobs(plain_scorer, encoded, accelerator, start.loaded.weights_sha256, precision)
+        questions = [replace(item, reference=known) for item, known in zip(questions, reference, strict=True)]
 
-    identity = {
-        "base_model": loaded.model.name_or_path,
-        "base_sha256": base_sha256,
-        "data_sha256": {"train": train.sha256, "validation": validation.sha256} | written_sha256,
-        "prompt": vars(prompt),
-        "num_processes": accelerator.num_processes,
-        "precision": precision,
-    }
+    identity = start.identity | {"num_processes": accelerator.num_processes, "precision": precision}
     record = open_run(folder, vars(settings), identity, resume=resume) if accelerator.is_main_process else None
-    checkpoints = Checkpoints(folder, accelerator, model)
+    checkpoints = Checkpoints(folder, accelerator, start.model)
     state = (checkpoints.load_newest() if resume else None) or {"step": 0, "metrics_bytes": 0}
     log = MetricsLog(folder, state["metrics_bytes"]) if accelerator.is_main_process else None
 
     interrupted = catch_interrupt()
-    bar = tqdm(total=num_steps, initial=state["step"], unit="step", disable=not accelerator.is_main_process)
+    bar = progress(total=num_steps, initial=state["step"], unit="step", disable=not accelerator.is_main_process)
     scorer.train()
     for step in range(state["step"], num_steps):
         began = time.perf_counter()
         epoch, position = divmod(step, steps_per_epoch)
         order = epoch_order(len(questions), settings.seed, epoch)
-        window = order[position * window_size : (position + 1) * window_size]
+        drawn = order[position * global_batch_size : (position + 1) * global_batch_size]
+        batch = GlobalBatch([questions[index] for index in drawn], step, epoch)
         learning_rate = schedule.get_last_lr()[0]
-        window = [(questions[index], reference[index]) for index in window]
-        sums = backward_window(scorer, window, recipe, accelerator, settings.batch_size, step=step, epoch=epoch)
+        sums = backward(scorer, batch, settings.batch_size, recipe, accelerator)
         grad_norm = accelerator.clip_grad_norm_(trained, MAX_GRAD_NORM).item()
         if not math.isfinite(grad_norm):
-            raise not_finite(step, "gradient", (question.encoded.question.id for question, _ in window))
+            raise not_finite(step, "gradient", (item.encoded.question.id for item in batch.questions))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
 
-        means, totals = step_means(accelerator.reduce(sums), recipe.objective)
-        seconds = time.perf_counter() - began
+        means, speed = step_means(accelerator.reduce(sums), recipe.objective, time.perf_counter() - began)
+        show(bar, step, means)
         if log:
-            log.write(
-                step=step,
-                epoch=epoch,
-                **means,
-                grad_norm=grad_norm,
-                learning_rate=learning_rate,
-                questions_per_second=totals["questions"] / seconds,
-                tokens_per_second=totals["tokens"] / seconds,
-                peak_memory_gb=peak_memory_gb(accelerator.device),
-            )
-        if step == 0:
-            rewards = f", rewards {means['reward_chosen']:.4f}" if "reward_chosen" in means else ""
-            bar.write(f"step 0: loss {means['loss']:.4f}{rewards} (nothing is learnt yet)")
-        shown = ("loss", "reward_accuracy", "logprob_accuracy", "margin")
-        bar.set_postfix({name.replace("_", " "): f"{means[name]:.3f}" for name in shown if name in means})
-        bar.update()
+            memory = peak_memory_gb(accelerator.device)
+            values = means | {"grad_norm": grad_norm, "learning_rate": learning_rate} | speed
+            log.write(step=step, epoch=epoch, **values, peak_memory_gb=memory)
 
         end_of_epoch = position == steps_per_epoch - 1
         if end_of_epoch:
-            logprobs = score_questions(
-                plain_scorer, encoded_validation, accelerator, batch_size=SCORING_BATCH_SIZE, description="validation"
-            )
-            accuracy = is_correct(Scored(encoded_validation, logprobs).predictions("sum")).mean()
-            bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {len(logprobs)}")
+            accuracy = accuracy_of(plain_scorer, validation, accelerator)
+            bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {len(validation)}")
             if log:
                 log.write(step=step, epoch=epoch, validation_accuracy=accuracy)
         stop = bool(accelerator.reduce(torch.tensor(float(interrupted.is_set()), device=accelerator.device)))
@@ -263,17 +231,50 @@ def main(argv: list[str] | None = None) -> int:
     bar.close()
 
     if accelerator.is_main_process:
-        finish_run(folder, record, model, loaded.tokenizer, prompt)
-        data = "" if settings.data == "casehold" else f" --data {settings.data}"
-        data += f" --candidates {settings.candidates}" if settings.candidates else ""
-        print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
-        print(f"next: python eval_mc.py --split test --model {folder}{data}")
+        finish(settings, folder, record, start)
     # The wrapped model goes before the process group: where it holds the last reference to the group, PyTorch waits for
     # a thread of the group that in turn waits for Python.
     del scorer
     accelerator.free_memory()
     accelerator.end_training()
     return 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with: the model to train (the policy) and what it was loaded as, its questions, and what a
+    resumed run must share with this one."""
+
+    loaded: LoadedModel
+    model: nn.Module
+    prompt: PromptConfig
+    questions: list[TrainingQuestion]
+    validation: list[EncodedQuestion]
+    identity: dict
+
+
+def load(settings: argparse.Namespace, recipe: Recipe, precision: str, accelerator: Accelerator) -> Start:
+    """Read data and model, encode, and say what a reader must know of them."""
+    with accelerator.main_process_first():  # whoever comes second finds what the first one fetched
+        train, validation = load_data(settings)
+        # Steps of a full fine-tuning are too small for weights in bf16.
+        loaded = load_model(settings.model, DTYPES[precision if settings.lora_r else "fp32"], merge=True)
+    prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
+    identity = {"base_model": loaded.model.name_or_path, "base_sha256": loaded.weights_sha256}
+    questions, report, written_sha256 = prepare_questions(train, loaded, prompt, recipe, accelerator)
+    accelerator.print("\n".join(report))
+    encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
+    check_family(loaded.model, max(item.num_tokens for item in (*(q.encoded for q in questions), *encoded_validation)))
+
+    on_gpu = accelerator.device.type == "cuda"
+    checkpointing = on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing
+    model = make_policy(
+        loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
+    )
+    use_onednn(model)
+    hashes = {"train": train.sha256, "validation": validation.sha256} | written_sha256
+    identity |= {"data_sha256": hashes, "prompt": vars(prompt)}
+    return Start(loaded, model, prompt, questions, encoded_validation, identity)
 
 
 def load_data(settings: argparse.Namespace) -> tuple[Dataset, Dataset]:
@@ -291,6 +292,31 @@ def load_data(settings: argparse.Namespace) -> tuple[Dataset, Dataset]:
     if train.sha256 == validation.sha256:
         print("warning: validation is the training file itself; its accuracy says nothing of new questions")
     return train, validation
+
+
+def show(bar: tqdm, step: int, means: dict[str, float]) -> None:
+    """The step's means behind the progress bar; those of step 0 in a line, where nothing is learnt yet."""
+    if step == 0:
+        rewards = f", rewards {means['reward_chosen']:.4f}" if "reward_chosen" in means else ""
+        bar.write(f"step 0: loss {means['loss']:.4f}{rewards} (nothing is learnt yet)")
+    shown = ("loss", "reward_accuracy", "logprob_accuracy", "margin")
+    bar.set_postfix({name.replace("_", " "): f"{means[name]:.3f}" for name in shown if name in means}, refresh=False)
+    bar.update()
+
+
+def accuracy_of(scorer: PackedScorer, encoded: list[EncodedQuestion], accelerator: Accelerator) -> float:
+    """The share of questions whose candidate of highest log-prob is the right one."""
+    logprobs = score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="validation")
+    return is_correct(Scored(encoded, logprobs).predictions("sum")).mean()
+
+
+def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Start) -> None:
+    """Write what the run leaves behind, and say what to type next."""
+    finish_run(folder, record, start.model, start.loaded.tokenizer, start.prompt)
+    data = "" if settings.data == "casehold" else f" --data {settings.data}"
+    data += f" --candidates {settings.candidates}" if settings.candidates else ""
+    print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
+    print(f"next: python eval_mc.py --split test --model {folder}{data}")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
-from lib.export.check import compare_quantized, onnx_scorer
+from lib.export.check import compare_quantized
 from lib.export.int8 import quantize, use_matmul
+from lib.export.session import onnx_scorer
 from lib.models.loading import load_model
 from lib.packed.pack import pack
 from lib.questions.data import load_split

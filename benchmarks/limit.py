@@ -31,7 +31,7 @@ import flops
 import sides
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
-from lib.export.graph import SLICE_TOKENS
+from lib.export.graph import GRAPH_SLICE
 from lib.packed.onednn import linear
 from tables import machine, print_table, write_json
 
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 def sliced(products: list[flops.Product]) -> list[flops.Product]:
     """The projection in the slices that the graph has."""
     *others, projection = products
-    slices = -(-projection.outer // SLICE_TOKENS)
+    slices = -(-projection.outer // GRAPH_SLICE)
     return [*others, replace(projection, count=slices, outer=projection.outer // slices)]
 
 

@@ -15,8 +15,8 @@ import flops
 import llama
 from lib.errors import InputError
 from lib.export.attention import BLOCKS
-from lib.export.check import onnx_scorer
 from lib.export.files import read_metadata
+from lib.export.session import onnx_scorer
 from lib.models.loading import load_model, make_policy
 from lib.packed.onednn import applies
 from lib.packed.onednn_layers import FEWEST_BLOCKS, use_onednn

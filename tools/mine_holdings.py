@@ -19,10 +19,10 @@ from lib.cli import HelpFormatter, positive_int, share
 from lib.errors import InputError, run_script
 from lib.mining.corpus import Corpus, load_corpus, parallel
 from lib.mining.distractors import Mined, questions, split_by_opinion
-from lib.mining.overlap import shares_run, word_runs
+from lib.mining.overlap import shares_ngram, word_ngrams
 from lib.mining.parentheticals import holdings_and_problems
 from lib.mining.propositions import PROPOSITION, propositions
-from lib.mining.report import write_report
+from lib.mining.report import mining_report
 from lib.paths import atomic_dir
 from lib.questions.data import load_split
 
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
                 splits[split] = load_split(str(folder), split)
         if "train" not in splits:
             raise InputError(f"{args.opinions[0]}: {len(mined)} holdings are too few to make questions; add opinions")
-        (folder / "report.md").write_text(write_report(corpus, +dropped, splits, args.seed), encoding="utf-8")
+        (folder / "report.md").write_text(mining_report(corpus, +dropped, splits, args.seed), encoding="utf-8")
     made = ", ".join(f"{split} {len(data.questions):,}" for split, data in splits.items())
     print(f"opinions: {corpus.num_read:,} read, {corpus.num_excluded:,} left out for words of questions to exclude")
     print(f"questions: {made}; {dropped.total():,} parentheticals dropped")
@@ -104,7 +104,7 @@ def training_propositions(corpus: Corpus, members_of: dict[str, list[Mined]], wo
     """The propositions of opinions that stand in no other split, without those that share 13 consecutive words with a
     passage there."""
     others = [item for split, members in members_of.items() if split != "train" for item in members]
-    runs = {run for item in others for run in word_runs(item.holding.filled)}
+    ngrams = {ngram for item in others for ngram in word_ngrams(item.holding.filled)}
     taken = {item.opinion for item in others}
     texts = [opinion.text for opinion in corpus.opinions]
     return [
@@ -112,7 +112,7 @@ def training_propositions(corpus: Corpus, members_of: dict[str, list[Mined]], wo
         for number, found in enumerate(parallel(propositions, texts, workers, "propositions"))
         if number not in taken
         for holding in found
-        if not shares_run(holding.filled, runs)
+        if not shares_ngram(holding.filled, ngrams)
     ]
 
 

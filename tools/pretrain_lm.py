@@ -17,18 +17,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
+
+from lib.progress import progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float, positive_int
 from lib.errors import InputError, run_script
 from lib.mining.corpus import load_corpus
+from lib.mining.holdings import filled_passages
 from lib.mining.opinions import PAGE_BREAK
 from lib.models.curve import plot_pretraining
 from lib.models.loading import load_tokenizer, pick_precision
 from lib.models.runs import RUN_FILE, MetricsLog, library_versions, peak_memory_gb, read_metrics, read_run, write_run
 from lib.paths import atomic_dir
-from lib.pretraining.data import Rows, prepare, question_texts
+from lib.pretraining.data import Rows, prepare
 from lib.pretraining.language_model import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
 from lib.pretraining.throughput import flops_per_token, peak_flops, seconds_per_step
 from lib.training.negatives import epoch_order
@@ -158,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     before, began = state["seconds"], time.perf_counter()
     evaluate_every = math.ceil(num_steps / NUM_EVALUATIONS)
     epoch, order = -1, []
-    bar = tqdm(total=num_steps, initial=state["step"], unit="step")
+    bar = progress(total=num_steps, initial=state["step"], unit="step")
     for step in range(state["step"], num_steps):
         step_began = time.perf_counter()
         indices = []
@@ -179,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
             tokens_per_second=speed,
             peak_memory_gb=peak_memory_gb(device),
         )
-        bar.set_postfix(loss=f"{loss:.3f}", tokens_per_second=f"{speed:,.0f}")
+        bar.set_postfix(loss=f"{loss:.3f}", tokens_per_second=f"{speed:,.0f}", refresh=False)
         bar.update()
         last = step == num_steps - 1
         if last or (step + 1) % evaluate_every == 0:
@@ -205,7 +207,7 @@ def start(args: argparse.Namespace, work: Path) -> None:
     """Read the text and leave tokenizer, rows and settings in `work`, whole or not at all."""
     if args.output.exists():
         raise InputError(f"{args.output}: exists already; choose another --output, or go on with --resume")
-    texts = question_texts(args.questions)
+    texts = filled_passages(args.questions)
     if args.text:
         corpus = load_corpus(args.text, args.exclude, args.workers)
         print(f"texts: {corpus.num_read:,} read, {corpus.num_excluded:,} left out for words of questions to exclude")

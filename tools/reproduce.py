@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The papers' tables from text alone: a language model made here, real CaseHOLD questions, and the best run shipped.
+"""The tables of Marsh and of SWEPO from text alone: a model made here, real CaseHOLD questions, the best run shipped.
 
 python tools/reproduce.py --size cpu --casehold DIR --opinions DIR --output runs/reproduce
 
@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float
 from lib.errors import InputError, run_script
-from lib.experiments.reproduction import Shipped, markdown
+from lib.experiments.reproduction import Shipped, reproduction_report
 from lib.experiments.sweep import Sweep, shared_flags
 from lib.experiments.variations import Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\nstopped; the same command goes on where {args.output} stands", file=sys.stderr)
         raise
     with atomic_file(args.output / "report.md") as temporary:
-        text = markdown(args.output, args.size, work.seconds(), found, chosen, shipped)
+        text = reproduction_report(args.output, args.size, work.seconds(), found, chosen, shipped)
         temporary.write_text(text, encoding="utf-8")
     print(f"{args.output / 'report.md'}: {sum(work.seconds().values()) / 60:.0f} minutes in all")
     return 0

@@ -1,4 +1,4 @@
-"""Run a grid of losses, numbers of negatives, betas and seeds, and write the papers' tables and figures.
+"""Run a grid of losses, numbers of negatives, betas and seeds, and write the tables and figures of Marsh and of SWEPO.
 
 python tools/sweep.py --output runs/sweep                        the whole grid: Qwen2.5-0.5B on CaseHOLD from the hub
 python tools/sweep.py --model demo --data demo --limit 320 --batch-size 16 --learning-rate 3e-3 --jobs 2
@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int
 from lib.errors import run_script
 from lib.evaluation.scores import SCORES
-from lib.experiments.figures import draw_figures
+from lib.experiments.figures import draw_sweep
 from lib.experiments.grid import Run, make_grid
-from lib.experiments.report import markdown
+from lib.experiments.report import sweep_report
 from lib.experiments.results import collect
 from lib.experiments.sweep import UNTUNED, Sweep
 from lib.models.runs import read_metrics
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     once = "losses to run with every --seed; the others take the first alone (default: all)"
     grid("--every-seed", choices=list(LOSSES), nargs="*", default=list(LOSSES), metavar="LOSS", help=once)
     grid("--beta", type=positive_float, nargs="+", default=[0.1], help="scales of the implicit reward")
-    grid("--seed", type=int, nargs="+", default=[0, 1, 2], help="three random draws, as the papers' tables have them")
+    grid("--seed", type=int, nargs="+", default=[0, 1, 2], help="three random draws, as SWEPO's Table 2 has them")
 
     shared = parser.add_argument_group("every run (what is not given is train_sdpo.py's default)").add_argument
     shared("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
@@ -71,22 +71,22 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print(f"\nstopped; the same command goes on where {args.output} stands", file=sys.stderr)
             raise
-        write_report(sweep, runs)
+        write_sweep_report(sweep, runs)
     print(f"{args.output / 'report.md'}: {len(runs)} runs")
     return 0
 
 
-def write_report(sweep: Sweep, runs: list[Run]) -> None:
+def write_sweep_report(sweep: Sweep, runs: list[Run]) -> None:
     """report.json, the figures, and report.md last, each of them whole."""
     report = collect(sweep, runs)
     if models := example_models(sweep, runs):
         from lib.experiments.examples import make_examples
 
         report["examples"] = make_examples(models, sweep.settings["data"])
-    figures = draw_figures(report, {run.name: read_metrics(sweep.run_folder(run.name)) for run in runs}, sweep.folder)
+    figures = draw_sweep(report, {run.name: read_metrics(sweep.run_folder(run.name)) for run in runs}, sweep.folder)
     for name, text in (
         ("report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"),
-        ("report.md", markdown(report, figures)),
+        ("report.md", sweep_report(report, figures)),
     ):
         with atomic_file(sweep.folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

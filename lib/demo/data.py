@@ -50,7 +50,7 @@ OBJECTS = (
 NAMES = ("Abbott", "Baker", "Cole", "Dunn", "Ellis", "Frost", "Grant", "Hayes", "Irwin", "Keller", "Lowe", "Mason")
 
 
-class Opinion:
+class MadeUpOpinion:
     """One drawn passage: its text, the proposition under each answer, and the answer of each voice in it."""
 
     def __init__(self, generator: random.Random, num_voices: int = NUM_VOICES):
@@ -77,7 +77,7 @@ def rows(split: str) -> Iterator[dict]:
     for name, size in SPLIT_SIZES.items():
         number = 0
         while number < size:
-            opinion = Opinion(generator)
+            opinion = MadeUpOpinion(generator)
             answers = generator.sample(list(ANSWERS), len(ANSWERS))
             # One question of law may come back in another split, but never with the same voices and answers.
             key = (opinion.propositions["may"], *sorted(opinion.answers.items()))
@@ -99,7 +99,7 @@ def pretraining_texts(count: int) -> Iterator[str]:
     it is. Nothing tells the base model that a holding is what the court said."""
     generator = random.Random(1)
     for _ in range(count):
-        opinion = Opinion(generator, generator.randint(1, NUM_VOICES))
+        opinion = MadeUpOpinion(generator, generator.randint(1, NUM_VOICES))
         yield f"{opinion.text} holding that {opinion.propositions[generator.choice(list(opinion.answers.values()))]}"
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import trange
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from lib.demo import data as demo_data
 from lib.paths import CACHE_DIR, atomic_dir, source_sha256
 from lib.pretraining import language_model
 from lib.pretraining.language_model import END_TOKEN, Pretraining, new_model, train_tokenizer
+from lib.progress import progress
 
 VOCAB_SIZE = 640
 BATCH_SIZE = 32  # texts
@@ -50,8 +50,8 @@ def pretrain(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCa
             max_position_embeddings=1024,
         )
         training = Pretraining(model, NUM_STEPS, LEARNING_RATE)
-        for step in (bar := trange(NUM_STEPS, desc="pretraining the demo's base model", unit="step")):
+        for step in (bar := progress(range(NUM_STEPS), desc="pretraining the demo's base model", unit="step")):
             rows = [torch.tensor(row) for row in ids[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]]
             loss = training.step([pad_sequence(rows, batch_first=True, padding_value=-100)])
-            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     return model

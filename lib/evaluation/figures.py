@@ -19,7 +19,7 @@ from lib.evaluation.scores import is_correct
 DPI = 110
 
 
-def draw_figures(folder: Path, records: Sequence[dict], groups: dict[str, list[Group]]) -> dict[str, str]:
+def draw_evaluation(folder: Path, records: Sequence[dict], groups: dict[str, list[Group]]) -> dict[str, str]:
     """Write the figures into the existing `folder`; returns a caption for each file's name."""
     import matplotlib
 

@@ -11,6 +11,7 @@ from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import brier_score_loss, f1_score
 
 from lib.evaluation.scores import is_correct, score_values
+from lib.packed.inference import margin
 
 CONFIDENCE = 0.95
 RESAMPLES = 5_000  # of the bootstrap: its limits then move by a few hundredths of the interval's width
@@ -61,7 +62,7 @@ def log_probabilities(records: Sequence[dict]) -> np.ndarray:
 
 def margins(records: Sequence[dict]) -> np.ndarray:
     """Best score value minus the second best [N], in the score's unit."""
-    return np.array([np.diff(np.sort(score_values(record))[-2:])[0] for record in records])
+    return np.array([margin(score_values(record)) for record in records])
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:

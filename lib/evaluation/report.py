@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,50 +11,53 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from transformers import PreTrainedTokenizerBase
 
-from lib.evaluation.figures import draw_figures
+from lib.evaluation.figures import draw_evaluation
 from lib.evaluation.metrics import TARGET_ACCURACY, Group, log_probabilities, margins, percent_interval, wilson_interval
 from lib.evaluation.scores import Scored, score_values
 from lib.evaluation.summary import Summary
 from lib.paths import atomic_dir
-from lib.questions.data import Dataset
+from lib.questions.data import MASK, Dataset
 from lib.questions.prompt import ending_text
 
-MASK = "<HOLDING>"  # where CaseHOLD's passages cite the holding
 PAGE = Path(__file__).parent / "page"
 
 
-def write_report(
-    folder: Path,
-    *,
-    title: str,
-    data: Dataset,
-    scored: Scored,
-    records: Sequence[dict],
-    summary: Summary,
-    score_lines: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """Write the new folder `folder`. `scored` holds token log-probs; `score_lines` is the table of all scores, if
-    there is one."""
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers to the questions of `data`. scored holds token log-probs; records are its predictions by the
+    chosen score; score_lines is the table of all scores, if there is one."""
+
+    title: str
+    data: Dataset
+    scored: Scored
+    records: Sequence[dict]
+    summary: Summary
+    score_lines: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase
+
+
+def write_report(folder: Path, shown: Evaluation) -> None:
+    """Write the new folder `folder`: report.html, report.md and the figures."""
     with atomic_dir(folder) as temporary:
-        captions = draw_figures(temporary, records, summary.groups)
-        facts, groups = _facts(summary), {trait: _group_rows(rows) for trait, rows in summary.groups.items()}
-        shown = {"title": title, "data": data, "facts": facts, "groups": groups, "score_lines": score_lines}
+        captions = draw_evaluation(temporary, shown.records, shown.summary.groups)
+        groups = {trait: _group_rows(rows) for trait, rows in shown.summary.groups.items()}
+        values = {"title": shown.title, "data": shown.data, "score_lines": shown.score_lines}
+        values |= {"facts": _facts(shown.summary), "groups": groups}
         environment = _environment()
-        markdown = environment.get_template("report.md.j2").render(**shown, captions=captions)
+        markdown = environment.get_template("report.md.j2").render(**values, captions=captions)
         (temporary / "report.md").write_text(markdown, encoding="utf-8")
         images = {
             caption: base64.b64encode((temporary / name).read_bytes()).decode() for name, caption in captions.items()
         }
         script = (PAGE / "report.js").read_text(encoding="utf-8")
         page = environment.get_template("report.html.j2").render(
-            **shown,
+            **values,
             images=images,
             style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             # The page runs this script and nothing else, whatever stands in the data.
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            content=page_data(scored, records, tokenizer),
+            content=page_data(shown.scored, shown.records, shown.tokenizer),
         )
         (temporary / "report.html").write_text(page, encoding="utf-8")
 

@@ -5,23 +5,20 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from torch import nn
 
 from lib.errors import InputError
-from lib.evaluation.scores import Logprobs, Scored
+from lib.evaluation.scores import Scored
 from lib.models.loading import DTYPES, load_model, weights_sha256
-from lib.packed.inference import score_questions
+from lib.packed.inference import Logprobs, score_questions
 from lib.packed.onednn_layers import use_onednn
-from lib.packed.pack import PackedBatch
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family
 from lib.questions.data import Question
-from lib.questions.prompt import EncodedQuestion, PromptConfig, neutral_prompt
+from lib.questions.prompt import EncodedQuestion, neutral_prompt
 
 NEUTRAL_TOKENS = 256  # of the endings that share one neutral prompt: rows of one length, so that padding costs little
 
@@ -34,7 +31,10 @@ class ModelScorer:
         self.accelerator, self.precision, self.batch_size = accelerator, precision, batch_size
         self.causal_lm, self.training = None, {}
         if source.endswith(".onnx"):
-            self.scorer, self.tokenizer, self.prompt = open_onnx(Path(source))
+            # Imported only here: training machines may lack onnxruntime.
+            from lib.export.session import open_export
+
+            self.scorer, self.tokenizer, self.prompt = open_export(Path(source))
         else:
             loaded = load_model(source, DTYPES[precision])
             self.tokenizer, self.prompt, self.training = loaded.tokenizer, loaded.prompt, loaded.training
@@ -117,39 +117,3 @@ class ModelScorer:
         if weights_sha256(base) != self.training["base_sha256"]:
             raise InputError(f"{source}: no longer the weights that the run started from; the reward needs them")
         return base.to(DTYPES[self.precision])
-
-
-class OnnxScorer(nn.Module):
-    """An exported graph in the place of `PackedScorer`; it runs on the CPU."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        # Imported only here: training machines may lack onnxruntime.
-        from lib.export.check import onnx_scorer
-
-        self.run = onnx_scorer(path)
-
-    def forward(self, batch: PackedBatch) -> Tensor:
-        return torch.from_numpy(self.run(batch.to("cpu")))
-
-
-def open_onnx(path: Path) -> tuple[OnnxScorer, PreTrainedTokenizerBase, PromptConfig]:
-    """The graph, the tokenizer that lies beside it, and the prompt contract in its metadata.
-
-    Raises InputError where a file is missing, or was not written by export.py together with the others.
-    """
-    from lib.export.files import FORMAT_VERSION, TOKENIZER_FILE, read_metadata, sha256_of_file
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; write it with `python export.py --output {path}`")
-    metadata = read_metadata(path)
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: not a scoring graph of format {FORMAT_VERSION}; export it with `python export.py`")
-    file = path.parent / metadata.get("tokenizer_file", TOKENIZER_FILE)
-    if not file.is_file() or sha256_of_file(file) != metadata["tokenizer_sha256"]:
-        raise InputError(f"{file}: not the tokenizer that {path.name} was exported with; export the model again")
-    end_token = metadata["end_token"]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=end_token or None)
-    tokenizer.model_max_length = int(1e9)
-    prompt = PromptConfig(metadata["template"], int(metadata["max_length"]), end_token=bool(end_token))
-    return OnnxScorer(path), tokenizer, prompt

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lib.packed.inference import Logprobs
 from lib.questions.prompt import EncodedQuestion, num_bytes
 
 SCORES = ("sum", "mean", "bytes", "pmi", "reward")
-
-Logprobs = list[list[float]]  # one list a question, one number a candidate: sums over its tokens
 
 
 @dataclass(frozen=True)

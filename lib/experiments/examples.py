@@ -1,4 +1,4 @@
-"""What models write for a few test questions, next to the gold (section 6.3 of the S-DPO paper)."""
+"""What models write for a few test questions, next to the gold (section 6.3 of Marsh)."""
 
 from collections.abc import Mapping, Sequence
 

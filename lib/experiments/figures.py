@@ -1,4 +1,4 @@
-"""Figures of a sweep, from the numbers that `lib.experiments.results.collect` read and the steps of each run."""
+"""Figures of a sweep, from the numbers that `results.collect` read and the steps of each run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ DPI = 80
 PANELS_A_ROW = 5
 
 
-def draw_figures(report: dict, metrics: Mapping[str, Sequence[dict]], folder: Path) -> list[str]:
+def draw_sweep(report: dict, metrics: Mapping[str, Sequence[dict]], folder: Path) -> list[str]:
     """Draw what the report's runs allow, and return the file names. `metrics`: the lines of each run by its name."""
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""`report.md` of a sweep: the papers' tables, from the numbers that `lib.experiments.results.collect` read."""
+"""`report.md` of a sweep: the tables of Marsh and of SWEPO, from the numbers that `results.collect` read."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,7 +19,7 @@ A panel for each loss and number of negatives K, a line for each seed.
 ![learning curves](curves.png)"""
 
 
-def markdown(report: dict, figures: Sequence[str]) -> str:
+def sweep_report(report: dict, figures: Sequence[str]) -> str:
     """The report as text; `figures` are the file names of those that were drawn."""
     sections = [_heading(report), _negatives(report, figures), _losses(report), _draws(report)]
     sections += [_responses(figures), CURVES, _examples(report)]
@@ -54,7 +54,7 @@ def _negatives(report: dict, figures: Sequence[str]) -> str:
     if not variants:
         return ""
     parts = [
-        "## Number of negatives (Table 3 and Figure 2 of the S-DPO paper)",
+        "## Number of negatives (Table 3 and Figure 2 of Marsh)",
         "K negatives begin at a loss of ln(K + 1), so losses of different K do not compare; accuracies do.",
         _variants_table(report, sorted(variants, key=lambda variant: variant["num_neg"])),
     ]
@@ -114,14 +114,14 @@ def _draws(report: dict) -> str:
     if len(seeds) < 3:
         text += f" The table asks for three draws; this sweep has {len(seeds)}."
     header = ["loss", "negatives", "beta", *(f"seed {seed}" for seed in seeds), "mean", "variance"]
-    return "\n\n".join(["## Random draws of responses (Table 2 of the SWEPO paper)", text, table(header, rows)])
+    return "\n\n".join(["## Random draws of responses (Table 2 of SWEPO)", text, table(header, rows)])
 
 
 def _responses(figures: Sequence[str]) -> str:
     if "responses.png" not in figures:
         return ""
     return (
-        "## Number of responses (Figure 4 of the SWEPO paper)\n\nK responses are the right one and K - 1 negatives.\n\n"
+        "## Number of responses (Figure 4 of SWEPO)\n\nK responses are the right one and K - 1 negatives.\n\n"
         "![test accuracy over the number of responses](responses.png)"
     )
 
@@ -131,7 +131,7 @@ def _examples(report: dict) -> str:
     if not examples:
         return ""
     parts = [
-        "## What they write (section 6.3 of the S-DPO paper)",
+        "## What they write (section 6.3 of Marsh)",
         "Greedy, the likeliest token each time. Training ranks given endings; nothing teaches a model to write them.",
     ]
     for question in examples["questions"]:

@@ -11,7 +11,7 @@ from lib.evaluation.compare import Comparison, compare, read_aligned
 from lib.evaluation.metrics import margins, percent_interval, wilson_interval
 from lib.evaluation.scores import is_correct
 from lib.experiments.report import accuracy_cell, points_cell, table
-from lib.experiments.variations import SCORES, Outcome
+from lib.experiments.variations import COMPARED_SCORES, Outcome
 from lib.models.runs import library_versions, read_run
 from lib.training.losses import LOSSES
 
@@ -24,7 +24,7 @@ class Shipped:
     predictions: Path
 
 
-def markdown(
+def reproduction_report(
     folder: Path,
     size: str,
     seconds: Mapping[str, float],
@@ -100,10 +100,10 @@ def _grid(grid: dict) -> str:
 def _variations(found: Sequence[Outcome], chosen: Outcome) -> str:
     rows = []
     for outcome in found:
-        values = [f"{outcome.accuracies[name]:.1%}" if name in outcome.accuracies else "" for name in SCORES]
+        values = [f"{outcome.accuracies[name]:.1%}" if name in outcome.accuracies else "" for name in COMPARED_SCORES]
         name = f"**{outcome.name}**" if outcome is chosen else outcome.name
         rows.append([name, f"`{outcome.flags}`" if outcome.flags else "", *values])
-    return table(["", "flags", *SCORES], rows)
+    return table(["", "flags", *COMPARED_SCORES], rows)
 
 
 def _shipped(shipped: Sequence[Shipped], chosen: Outcome) -> str:

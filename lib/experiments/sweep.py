@@ -17,13 +17,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lib.cli import flag
 from lib.errors import InputError
 from lib.experiments.grid import Run
 from lib.models.runs import RUN_FILE, read_run
 from lib.paths import ROOT, atomic_file
+from lib.progress import progress
 
 SPLITS = ("validation", "test")
 UNTUNED = "untuned"
@@ -118,7 +117,7 @@ class Sweep:
         """
         todo = [run for run in runs if not self.is_done(run)]
         failures = []
-        with tqdm(total=len(runs), initial=len(runs) - len(todo), desc="sweep", unit="run", smoothing=0) as bar:
+        with progress(total=len(runs), initial=len(runs) - len(todo), desc="sweep", unit="run", smoothing=0) as bar:
             pool = ThreadPoolExecutor(jobs)
             try:
                 # Alone and first: it finds out whether model and data can be read, and makes what all others share.

@@ -8,7 +8,7 @@ from lib.evaluation.scores import is_correct
 from lib.experiments.sweep import UNTUNED, Sweep
 
 # Scores that the C++ scorer can choose by: what is chosen here is shipped there.
-SCORES = ("sum", "mean", "pmi", "reward")
+COMPARED_SCORES = ("sum", "mean", "pmi", "reward")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def outcomes(sweep: Sweep, variations: Sequence[Variation]) -> list[Outcome]:
     found = []
     for variation in [Variation(UNTUNED, ()), *variations]:
         accuracies = {}
-        for score in SCORES:
+        for score in COMPARED_SCORES:
             path = sweep.predictions(variation.name, "validation", score)
             if path.exists():
                 records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

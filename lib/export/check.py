@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-from tqdm import tqdm
 
 from lib.errors import InputError
-from lib.export.graph import OUTPUT
-from lib.packed.inference import share_equal
+from lib.packed.inference import Logprobs, margin, share_equal
 from lib.packed.pack import PackedBatch, pack
+from lib.progress import progress
 from lib.questions.forms import FORMS
 from lib.questions.prompt import EncodedQuestion
 
@@ -22,27 +20,13 @@ INT8_TOKEN_CHANGE = 0.25  # nats a token, on average; past that the graph is ano
 MARGINS = (0.5, 2.0, 8.0)  # nats between the best candidate and the second best
 GOLDEN_QUESTIONS = 5
 
-Logprobs = list[list[float]]  # one list a question, one number a candidate
-
 
 def compute_logprobs(
     score: Callable[[PackedBatch], np.ndarray], encoded: Sequence[EncodedQuestion], description: str
 ) -> Logprobs:
     """Log-probs by `score` (a packed batch to [B, K]), one question at a time."""
-    bar = tqdm(encoded, desc=description, unit="question", leave=False)
+    bar = progress(encoded, desc=description, unit="question", leave=False)
     return [share_equal(score(pack([item]))[0].tolist(), item.ending_ids) for item in bar]
-
-
-def onnx_scorer(path: Path) -> Callable[[PackedBatch], np.ndarray]:
-    """The scoring graph at `path` in onnxruntime, on the CPU. Raises InputError where it cannot be loaded."""
-    options = onnxruntime.SessionOptions()
-    options.enable_mem_pattern = False  # every question has its own shape
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own classes have no common base
-        raise InputError(f"{path.name}: onnxruntime cannot load it ({' '.join(str(error).split())[:300]})") from None
-    return lambda batch: session.run([OUTPUT], {name: tensor.numpy() for name, tensor in batch.tensors().items()})[0]
 
 
 def largest_difference(what: str, one: Logprobs, other: Logprobs) -> float:
@@ -71,7 +55,7 @@ class Fidelity:
 
 def compare_quantized(exact: Logprobs, quantized: Logprobs, encoded: Sequence[EncodedQuestion]) -> Fidelity:
     change = np.abs(np.concatenate(exact) - np.concatenate(quantized))
-    margins = np.array([np.diff(np.sort(values)[-2:])[0] for values in exact])
+    margins = np.array([margin(values) for values in exact])
     flips = np.array([np.argmax(one) != np.argmax(other) for one, other in zip(exact, quantized, strict=True)])
     bins = []
     for low, high in zip((0.0, *MARGINS), (*MARGINS, np.inf), strict=True):

@@ -23,7 +23,7 @@ from lib.packed.scoring import sum_by_candidate
 INPUTS = tuple(field.name for field in fields(PackedBatch))
 OUTPUT = "logprobs"
 OPSET = 23  # the first with operators for attention, rotary embedding and RMSNorm
-SLICE_TOKENS = 10_000  # of the vocabulary projected at once: 40 kB of fp32 logits a row, so that they stay in cache
+GRAPH_SLICE = 10_000  # of the vocabulary projected at once: 40 kB of fp32 logits a row, so that they stay in cache
 
 
 class ScoringGraph(nn.Module):
@@ -41,7 +41,7 @@ class ScoringGraph(nn.Module):
             raise InputError(f"model family {model.config.model_type}: its projection has a bias, which has no export")
         self.decoder = model.base_model
         self.weight = head.weight
-        self.num_slices = math.ceil(len(head.weight) / SLICE_TOKENS)
+        self.num_slices = math.ceil(len(head.weight) / GRAPH_SLICE)
         for index, part in enumerate(head.weight.detach().chunk(self.num_slices)):
             self.register_buffer(f"slice_{index}", part, persistent=False)
 

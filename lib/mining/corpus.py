@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lib.errors import InputError
 from lib.mining.opinions import Opinion, clean, count_words, read_opinions
-from lib.mining.overlap import held_out_runs, shares_run
+from lib.mining.overlap import held_out_ngrams, shares_ngram
+from lib.progress import progress
 
 CHUNK = 16  # opinions a worker takes at once
 
@@ -27,13 +26,13 @@ class Corpus:
 def load_corpus(paths: Iterable[Path], exclude: Iterable[Path], workers: int) -> Corpus:
     """The opinions of `paths`, without those that share 13 consecutive words with the validation and test questions of
     `exclude` (`overlap.py`). The same for any number of workers."""
-    runs = held_out_runs(exclude)
+    ngrams = held_out_ngrams(exclude)
     opinions = list(read_opinions(paths))
     texts = [opinion.text for opinion in opinions]
     words: Counter[str] = Counter()
     for counts in parallel(count_words, texts, workers, "counting words"):
         words.update(counts)
-    cleaned = list(parallel(_clean_or_exclude, texts, workers, "cleaning", words, runs))
+    cleaned = list(parallel(_clean_or_exclude, texts, workers, "cleaning", words, ngrams))
     kept = [Opinion(opinion.source, text) for opinion, text in zip(opinions, cleaned, strict=True) if text is not None]
     if not kept:
         raise InputError("no opinion is left: every one shares words with the questions to exclude")
@@ -43,7 +42,7 @@ def load_corpus(paths: Iterable[Path], exclude: Iterable[Path], workers: int) ->
 def parallel(function: Callable, items: Sequence, workers: int, description: str, *shared) -> Iterator:
     """`function(item, *shared)` of each item in their order, by `workers` processes (1: by this one), with a progress
     bar. `shared` is sent to each process once; `function` must stand at the top of a module."""
-    with tqdm(total=len(items), desc=description, unit="opinion") as bar:
+    with progress(total=len(items), desc=description, unit="opinion") as bar:
         if workers == 1:
             for item in items:
                 yield function(item, *shared)
@@ -66,6 +65,6 @@ def _work(item):
     return function(item, *shared)
 
 
-def _clean_or_exclude(text: str, words: Counter[str], runs: set[str]) -> str | None:
+def _clean_or_exclude(text: str, words: Counter[str], ngrams: set[str]) -> str | None:
     text = clean(text, words)
-    return None if shares_run(text, runs) else text
+    return None if shares_ngram(text, ngrams) else text

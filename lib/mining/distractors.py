@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lib.mining.holdings import MASK
-from lib.mining.overlap import word_runs
+from lib.mining.overlap import word_ngrams
 from lib.mining.parentheticals import THAT_VERBS, VERBS, Holding
+from lib.questions.data import MASK
 
 NUM_DISTRACTORS = 4
 # Cosine of TF-IDF vectors from which two holdings say the same, or too nearly so to tell right from wrong.
@@ -43,8 +43,8 @@ def split_by_opinion(mined: Sequence[Mined], shares: dict[str, float], seed: int
 
     first_seen: dict[str, int] = {}
     for item in mined:
-        for run in word_runs(item.holding.filled):
-            family[root(item.opinion)] = root(first_seen.setdefault(run, item.opinion))
+        for ngram in word_ngrams(item.holding.filled):
+            family[root(item.opinion)] = root(first_seen.setdefault(ngram, item.opinion))
     roots = [root(item.opinion) for item in mined]
     sizes = Counter(roots)
 

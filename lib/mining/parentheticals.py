@@ -7,7 +7,7 @@ around it, with the holding masked, the passage. What is too short, too long or 
 import re
 from dataclasses import dataclass
 
-from lib.mining.holdings import MASK, candidate_form
+from lib.mining.holdings import candidate_form
 from lib.mining.opinions import PAGE_BREAK
 from lib.mining.rules import (
     FOOTNOTES,
@@ -18,6 +18,7 @@ from lib.mining.rules import (
     passage_problem,
     text_problem,
 )
+from lib.questions.data import MASK
 
 # With "that", the second group states a proposition; without it, it tells what the case does ("noting the split").
 VERBS = ("holding", "finding", "concluding", "recognizing", "ruling", "determining", "deciding", "reaffirming")

@@ -6,10 +6,11 @@ training questions in the form of those of `parentheticals.py`, looser in what t
 
 import re
 
-from lib.mining.holdings import MASK, candidate_form
+from lib.mining.holdings import candidate_form
 from lib.mining.opinions import PAGE_BREAK
 from lib.mining.parentheticals import MIN_CHARS_BEFORE, Holding
 from lib.mining.rules import FOOTNOTES, citations, gives_away, opinion_problem, passage_problem, text_problem
+from lib.questions.data import MASK
 
 # The passage, in characters before and after the mask: the citation itself stands after it.
 CHARS_BEFORE, CHARS_AFTER = 700, 130

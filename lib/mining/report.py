@@ -7,7 +7,7 @@ from statistics import mean
 
 from lib.mining.corpus import Corpus
 from lib.mining.distractors import NEAR_DUPLICATE
-from lib.mining.overlap import RUN_WORDS
+from lib.mining.overlap import NGRAM_WORDS
 from lib.mining.propositions import PROPOSITION
 from lib.questions.baselines import baselines
 from lib.questions.data import Dataset
@@ -15,7 +15,7 @@ from lib.questions.data import Dataset
 NUM_SAMPLES = 20
 
 
-def write_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dataset], seed: int) -> str:
+def mining_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dataset], seed: int) -> str:
     """Markdown. dropped: reason to the number of parentheticals it took."""
     questions = [(split, question) for split, data in splits.items() for question in data.questions]
     num_propositions = sum(question.id.startswith(PROPOSITION) for _, question in questions)
@@ -25,7 +25,7 @@ def write_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dat
         "# Mined questions",
         "",
         f"- opinions read: {corpus.num_read:,}",
-        f"- left out, for {RUN_WORDS} consecutive words of a question to exclude: {corpus.num_excluded:,}",
+        f"- left out, for {NGRAM_WORDS} consecutive words of a question to exclude: {corpus.num_excluded:,}",
         f"- parentheticals that open with a holding's verb: {made + dropped.total():,}",
         f"- questions made of them: {made:,}",
         *([f"- further training questions, of propositions: {num_propositions:,}"] if num_propositions else []),
@@ -38,8 +38,8 @@ def write_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dat
         "|---|---|",
         *(f"| {verb} | {count:,} |" for verb, count in verbs.most_common()),
         "",
-        f"No opinion stands in two splits, nor do two whose passages share {RUN_WORDS} consecutive words. Distractors",
-        "are holdings of other opinions of the same split; two whose TF-IDF vectors have a cosine of",
+        f"No opinion stands in two splits, nor do two whose passages share {NGRAM_WORDS} consecutive words.",
+        "Distractors are holdings of other opinions of the same split; two whose TF-IDF vectors have a cosine of",
         f"{NEAR_DUPLICATE} or more count as near-duplicates and never meet in a question. The last columns are how",
         "often the longest candidate is right, the shortest, and the one with most words of the passage.",
         "",

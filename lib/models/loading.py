@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -39,6 +40,11 @@ class LoadedModel:
     source: str
     prompt: PromptConfig | None = None
     training: dict = field(default_factory=dict)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """`weights_sha256` of the model as it was when first asked for: before any step."""
+        return weights_sha256(self.model)
 
 
 def load_model(source: str, dtype: torch.dtype, *, merge: bool = False) -> LoadedModel:

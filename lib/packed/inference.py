@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from lib.errors import InputError
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
+from lib.progress import progress
 from lib.questions.prompt import EncodedQuestion
+
+Logprobs = list[list[float]]  # one list a question, one number a candidate: sums over its tokens
 
 SCORING_BATCH_SIZE = 4  # questions; without gradients this stays far below the memory of a training step
 
@@ -48,7 +50,7 @@ def score_questions(
     scorer.eval()
     with (
         torch.no_grad(),
-        tqdm(total=len(encoded), desc=description, unit="question", disable=not accelerator.is_main_process) as bar,
+        progress(total=len(encoded), desc=description, unit="question", disable=not accelerator.is_main_process) as bar,
     ):
         for indices in mine:
             questions = [encoded[index] for index in indices]
@@ -76,3 +78,9 @@ def share_equal(values: Sequence, ending_ids: Sequence[list[int]]) -> list:
     """Equal endings take the value of the first of them: rounding depends on the place in the row, and ties must be
     true ties."""
     return [values[ending_ids.index(ids)] for ids in ending_ids]
+
+
+def margin(values: Sequence[float]) -> float:
+    """How far a choice is from another one: the largest value minus the second largest."""
+    second, first = sorted(values)[-2:]
+    return first - second

@@ -12,7 +12,7 @@ from lib.packed.onednn import linear
 from lib.packed.pack import PackedBatch, attention_mask, gather_rows
 from lib.packed.scored_rows import can_narrow, last_layer_narrowed
 
-SLICE_TOKENS = 4096  # of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row
+PROJECTION_SLICE = 4096  # of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row
 CHUNK_ROWS = 128  # of a trained one at once: 78 MB of fp32 logits with 151,936 tokens
 
 
@@ -79,7 +79,7 @@ class _FrozenProjection(torch.autograd.Function):
         normaliser, of_target = torch.zeros_like(highest), torch.zeros_like(highest)
         mean = rows.new_zeros(rows.shape, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         index = target_ids[:, None].clone()
-        for part in weight.split(SLICE_TOKENS):
+        for part in weight.split(PROJECTION_SLICE):
             logits = linear(rows, part).float()
             here = (index >= 0) & (index < len(part))
             of_target = logits.gather(1, index.clamp(0, len(part) - 1)).where(here, of_target)

@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lib.errors import InputError
-from lib.mining.holdings import filled_passage
 from lib.pretraining.language_model import END_TOKEN, train_tokenizer
-from lib.questions.data import load_split
+from lib.progress import progress
 
 ROWS_FILE = "rows.safetensors"
 HELD_OUT_SHARE = 0.02  # of the documents
@@ -41,11 +39,6 @@ class Rows:
     def load(folder: Path, held_out_bytes: int) -> "Rows":
         tensors = load_file(folder / ROWS_FILE)
         return Rows(tensors["train"], tensors["held_out"], held_out_bytes)
-
-
-def question_texts(sources: Sequence[Path]) -> list[str]:
-    """The passages of the train split of each source (a folder or file), the right ending in the mask's place."""
-    return [filled_passage(question) for source in sources for question in load_split(str(source), "train").questions]
 
 
 def prepare(texts: Sequence[str], vocab_size: int, row_length: int, seed: int) -> tuple[PreTrainedTokenizerBase, Rows]:
@@ -74,7 +67,7 @@ def pack_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, row_leng
     """[N, row_length] int32: the documents, each closed by the end-of-text token, end to end; what is left over at the
     end is dropped."""
     ids = []
-    for start in tqdm(range(0, len(texts), ENCODE_AT_ONCE), desc="encoding", unit=f"x{ENCODE_AT_ONCE} documents"):
+    for start in progress(range(0, len(texts), ENCODE_AT_ONCE), desc="encoding", unit=f"x{ENCODE_AT_ONCE} documents"):
         batch = [text + END_TOKEN for text in texts[start : start + ENCODE_AT_ONCE]]
         encoded = tokenizer(batch, return_attention_mask=False)["input_ids"]
         ids += [torch.tensor(row, dtype=torch.int32) for row in encoded]

@@ -13,6 +13,7 @@ from lib.questions.forms import Candidates, Form, candidates, fail, recognise, t
 from lib.questions.readers import find_split, has_own_split, read_classes, read_rows
 
 STRIP = " \t\n\v\f\r"  # the white space that prompts and endings are stripped of; nothing else of Unicode
+MASK = "<HOLDING>"  # stands in CaseHOLD's passages where the cited holding was
 HUB_DATASET = "coastalcph/lex_glue"
 HUB_CONFIG = "case_hold"
 HUB_ADVICE = "give your own questions with --data DIR_OR_FILE, or try --data demo"

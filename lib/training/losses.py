@@ -33,7 +33,7 @@ class LossOptions:
 
 
 def sdpo(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: LossOptions) -> Tensor:
-    """S-DPO, softmax over one positive and all drawn negatives (Chen et al. 2024, "On Softmax Direct Preference
+    """S-DPO, softmax over one positive and all drawn negatives (Yuxin Chen et al. 2024, "On Softmax Direct Preference
     Optimization for Recommendation"), its sigmoid and sum written as one logarithm:
 
         loss = log(1 + sum_d exp(s_d - s_p)),   s = beta * log-ratio, p = the candidate of highest reward
@@ -54,8 +54,8 @@ def dpo(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: Lo
 
 
 def dpo_pairs(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: LossOptions) -> Tensor:
-    """DPO over every pair of different rewards ("DPO x C(K, 2)" of Chen et al. 2024, "Noise Contrastive Alignment of
-    Language Models with Explicit Rewards"), averaged over the question's pairs so that each question weighs the same:
+    """DPO over every pair of different rewards ("DPO x C(K, 2)" of Huayu Chen et al. 2024, "Noise Contrastive Alignment
+    of Language Models with Explicit Rewards"), averaged over a question's pairs so that every question weighs the same:
 
         loss = mean over {(i, j): r_i > r_j} of -log sigmoid(s_i - s_j)
     """
@@ -63,7 +63,7 @@ def dpo_pairs(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, optio
 
 
 def dpo_best(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: LossOptions) -> Tensor:
-    """DPO of the best candidate p against each other ("DPO x (K - 1)" of Chen et al. 2024, as `dpo_pairs`):
+    """DPO of the best candidate p against each other ("DPO x (K - 1)" of Huayu Chen et al. 2024, as `dpo_pairs`):
 
     loss = mean over {j: r_p > r_j} of -log sigmoid(s_p - s_j)
     """
@@ -72,7 +72,7 @@ def dpo_best(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, option
 
 
 def infonca(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: LossOptions) -> Tensor:
-    """InfoNCA (Chen et al. 2024, "Noise Contrastive Alignment of Language Models with Explicit Rewards"):
+    """InfoNCA (Huayu Chen et al. 2024, "Noise Contrastive Alignment of Language Models with Explicit Rewards"):
 
         loss = -sum_k t_k log softmax(s)_k,   t = softmax(r / reward temperature)
 
@@ -83,7 +83,7 @@ def infonca(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options
 
 
 def nca(scores: Tensor, mask: Tensor, rewards: Tensor, mean: Tensor, options: LossOptions) -> Tensor:
-    """NCA (Chen et al. 2024, as `infonca`), which raises and lowers each candidate by itself:
+    """NCA (Huayu Chen et al. 2024, as `infonca`), which raises and lowers each candidate by itself:
 
     loss = -sum_k [t_k log sigmoid(s_k) + 1/K log sigmoid(-s_k)],   t as in `infonca`, K candidates
     """

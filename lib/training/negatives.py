@@ -10,27 +10,33 @@ from dataclasses import dataclass
 from lib.questions.data import STRIP
 from lib.questions.prompt import EncodedQuestion
 
+# random: all are equally likely; hard: the likelier under the reference; lowest: those of lowest reward
+NEGATIVES = ("random", "hard", "lowest")
+
 
 @dataclass(frozen=True)
 class TrainingQuestion:
     """positives: indices of the candidates above `mean`, the question's mean reward, the best one first. negatives:
-    indices of those they may be set against."""
+    indices of those they may be set against. reference: the reference's log-prob of every candidate, where it is
+    asked for."""
 
     encoded: EncodedQuestion
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
     mean: float
+    reference: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How candidates are drawn: how many negatives; every positive, or the best alone; and for hard negatives the
-    temperature in nats (None: all negatives are equally likely)."""
+class Sampling:
+    """How candidates are drawn: how many negatives; every positive, or the best alone; which negatives, one of
+    `NEGATIVES`; and the temperature of hard ones, in nats."""
 
     num_negatives: int
     all_positives: bool
     seed: int
-    temperature: float | None = None
+    negatives: str = "random"
+    temperature: float = 10.0
 
 
 def training_questions(encoded: Sequence[EncodedQuestion]) -> tuple[list[TrainingQuestion], Counter]:
@@ -65,7 +71,7 @@ def training_questions(encoded: Sequence[EncodedQuestion]) -> tuple[list[Trainin
                 tuple(index for index in negatives if index in distinct),
                 mean,
             )
-            dropped["further positives that are empty or stand twice"] += len(positives) - len(usable.positives)
+            dropped["other positives that are empty or stand twice"] += len(positives) - len(usable.positives)
             dropped["negatives that are empty or stand twice"] += len(negatives) - len(usable.negatives)
             if usable.negatives:
                 kept.append(usable)
@@ -74,27 +80,29 @@ def training_questions(encoded: Sequence[EncodedQuestion]) -> tuple[list[Trainin
     return kept, +dropped
 
 
-def draw_candidates(
-    question: TrainingQuestion, draw: Draw, epoch: int, reference: Sequence[float] | None = None
-) -> list[int]:
-    """The positives and `draw.num_negatives` negatives (all where there are fewer), in the order of the data.
+def draw_candidates(question: TrainingQuestion, sampling: Sampling, epoch: int) -> list[int]:
+    """The positives and `sampling.num_negatives` negatives (all where there are fewer), in the order of the data.
 
-    Hard negatives are drawn without replacement with odds exp(log-prob / temperature), `reference` holding the
-    log-probs of all candidates: the largest of log-prob / temperature + Gumbel noise (Kool et al. 2019, "Stochastic
-    Beams and Where to Find Them", on the Gumbel-top-k trick). A function of seed, epoch, question id and these
-    log-probs alone: the same on any number of processes and after any resume.
+    Hard negatives are drawn without replacement with odds exp(log-prob under the reference / temperature): the largest
+    of log-prob / temperature + Gumbel noise (Kool et al. 2019, "Stochastic Beams and Where to Find Them", on the
+    Gumbel-top-k trick). The lowest are those of lowest reward, ties by lot (SWEPO's appendix E sets the best against
+    it, in DPO). A function of seed, epoch, question id and these log-probs alone: the same on any number of processes
+    and after any resume.
     """
-    generator = random.Random(f"{draw.seed}/{epoch}/{question.encoded.question.id}")
-    count = min(draw.num_negatives, len(question.negatives))
-    if draw.temperature is None:
-        drawn = generator.sample(question.negatives, count)
-    else:
+    generator = random.Random(f"{sampling.seed}/{epoch}/{question.encoded.question.id}")
+    count = min(sampling.num_negatives, len(question.negatives))
+    if sampling.negatives == "hard":
         keys = {
-            index: reference[index] / draw.temperature - math.log(generator.expovariate(1.0))
+            index: question.reference[index] / sampling.temperature - math.log(generator.expovariate(1.0))
             for index in question.negatives
         }
         drawn = sorted(keys, key=keys.__getitem__, reverse=True)[:count]
-    return sorted([*question.positives[: None if draw.all_positives else 1], *drawn])
+    elif sampling.negatives == "lowest":
+        shuffled = generator.sample(question.negatives, len(question.negatives))
+        drawn = sorted(shuffled, key=question.encoded.question.rewards.__getitem__)[:count]
+    else:
+        drawn = generator.sample(question.negatives, count)
+    return sorted([*question.positives[: None if sampling.all_positives else 1], *drawn])
 
 
 def epoch_order(num_questions: int, seed: int, epoch: int) -> list[int]:

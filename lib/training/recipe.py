@@ -6,21 +6,24 @@ from dataclasses import dataclass
 import torch
 
 from lib.training.losses import LOSSES, LossOptions, Objective, log_weights
-from lib.training.negatives import Draw, TrainingQuestion
+from lib.training.negatives import Sampling, TrainingQuestion
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The objective, its options, and how candidates are drawn for it."""
+    """The objective, its options, and on which candidates: the rewards ("data" or "similarity"), how many endings the
+    model writes for each question, and how candidates are drawn."""
 
     objective: Objective
     options: LossOptions
-    draw: Draw
+    rewards: str
+    num_self_negatives: int
+    sampling: Sampling
 
     @property
     def needs_reference(self) -> bool:
         """Whether the reference's log-probs are asked for: by the loss, or to draw hard negatives by them."""
-        return self.objective.reference or self.draw.temperature is not None
+        return self.objective.reference or self.sampling.negatives == "hard"
 
 
 def make_recipe(settings: Mapping) -> Recipe:
@@ -30,11 +33,14 @@ def make_recipe(settings: Mapping) -> Recipe:
     return Recipe(
         objective,
         LossOptions(**{name: settings[name] for name in LossOptions.__dataclass_fields__}),
-        Draw(
+        settings["rewards"],
+        settings["self_negatives"],
+        Sampling(
             num_negatives=num_negatives(settings),
             all_positives=objective.all_positives and not one_positive,
             seed=settings["seed"],
-            temperature=settings["hard_temperature"] if settings["negatives"] == "hard" else None,
+            negatives=settings["negatives"],
+            temperature=settings["hard_temperature"],
         ),
     )
 
@@ -58,7 +64,7 @@ def without_effect(settings: Mapping) -> set[str]:
         names.add("negatives")
     if not settings["lora_r"]:
         names |= {"lora_alpha", "lora_dropout"}
-    if settings["negatives"] == "random":
+    if settings["negatives"] != "hard":
         names.add("hard_temperature")
     return names
 
@@ -66,10 +72,10 @@ def without_effect(settings: Mapping) -> set[str]:
 def report_candidates(questions: Sequence[TrainingQuestion], recipe: Recipe) -> list[str]:
     """What a reader must know of rewards and weights: one line each, only where there is something."""
     lines = []
-    further = sum(len(item.positives) - 1 for item in questions)
-    if further:
-        fate = "positives too" if recipe.draw.all_positives else "left out"
-        lines.append(f"  {further} candidates besides the best lie above their question's mean reward: {fate}")
+    others = sum(len(item.positives) - 1 for item in questions)
+    if others:
+        fate = "positives too" if recipe.sampling.all_positives else "left out"
+        lines.append(f"  {others} candidates besides the best lie above their question's mean reward: {fate}")
     one_hot = all(sorted(item.encoded.question.rewards, reverse=True)[:2] == [1, 0] for item in questions)
     if one_hot and "weighting" in recipe.objective.options:
         constant = " or ".join(f"{shift:+.4f}" for shift in sorted(one_hot_shifts(questions, recipe.options)))

@@ -5,19 +5,19 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lib.models.loading import LoadedModel
 from lib.packed.reference import cache_key
 from lib.paths import CACHE_DIR, atomic_file
+from lib.progress import progress
 from lib.questions.data import STRIP
 from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, ending_text
 
@@ -60,28 +60,31 @@ def add_self_negatives(
     return encode_questions(questions, tokenizer, prompt), counts
 
 
+@dataclass(frozen=True)
+class Generation:
+    """count: endings a prompt. seed: of what is sampled. end_token: whether given endings are closed by one, which
+    does not count towards their length."""
+
+    count: int
+    seed: int
+    end_token: bool
+
+
 def write_endings(
-    loaded: LoadedModel,
-    encoded: Sequence[EncodedQuestion],
-    prompt: PromptConfig,
-    accelerator: Accelerator,
-    *,
-    count: int,
-    seed: int,
-    weights_sha256: str,
+    loaded: LoadedModel, encoded: Sequence[EncodedQuestion], generation: Generation, accelerator: Accelerator
 ) -> tuple[list[list[str]], str]:
-    """`count` endings for every prompt, sampled from the model at temperature 1 up to its end token, a new line, or the
-    length of the question's longest given candidate; and the SHA-256 of all that text.
+    """Endings for every prompt, sampled from the model at temperature 1 up to its end token, a new line, or the length
+    of the question's longest given candidate; and the SHA-256 of all that text.
 
     Kept on disk, under a key that covers weights, token ids, seed and whatever else the samples depend on.
     """
-    settings = [prompt.end_token, count, seed, BATCH_SIZE, str(loaded.model.dtype), accelerator.device.type]
-    key = cache_key(weights_sha256, encoded, [*settings, torch.__version__, transformers.__version__])
+    settings = [*astuple(generation), BATCH_SIZE, str(loaded.model.dtype), accelerator.device.type]
+    key = cache_key(loaded.weights_sha256, encoded, [*settings, torch.__version__, transformers.__version__])
     path = CACHE_DIR / "self_negatives" / f"{key}.jsonl"
-    written = _read(path, len(encoded), count)
+    written = _read(path, len(encoded), generation.count)
     if written is None:
         loaded.model.to(accelerator.device)
-        written = _generate(loaded.model, loaded.tokenizer, encoded, prompt, accelerator, count, seed)
+        written = _generate(loaded, encoded, generation, accelerator)
         if accelerator.is_main_process:
             with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
                 for item, endings in zip(encoded, written, strict=True):
@@ -100,9 +103,12 @@ def _read(path: Path, num_questions: int, count: int) -> list[list[str]] | None:
 
 
 @torch.no_grad()
-def _generate(model, tokenizer, encoded, prompt, accelerator, count, seed) -> list[list[str]]:
+def _generate(
+    loaded: LoadedModel, encoded: Sequence[EncodedQuestion], generation: Generation, accelerator: Accelerator
+) -> list[list[str]]:
     """Batches of prompts of like length, dealt out to the processes; each batch has a seed of its own."""
-    longest = [max(map(len, item.ending_ids)) - prompt.end_token for item in encoded]
+    model, tokenizer, count = loaded.model, loaded.tokenizer, generation.count
+    longest = [max(map(len, item.ending_ids)) - generation.end_token for item in encoded]
     by_length = sorted(range(len(encoded)), key=lambda index: (len(encoded[index].prompt_ids), index))
     batches = [by_length[start : start + BATCH_SIZE] for start in range(0, len(by_length), BATCH_SIZE)]
     stops = stop_ids(tokenizer)
@@ -111,7 +117,7 @@ def _generate(model, tokenizer, encoded, prompt, accelerator, count, seed) -> li
     try:
         with (
             torch.random.fork_rng(),
-            tqdm(
+            progress(
                 total=len(encoded), desc="self-negatives", unit="prompt", disable=not accelerator.is_main_process
             ) as bar,
         ):
@@ -129,7 +135,7 @@ def _generate(model, tokenizer, encoded, prompt, accelerator, count, seed) -> li
                     pad_token_id=tokenizer.eos_token_id,
                     use_cache=True,
                 )
-                torch.manual_seed(random.Random(f"{seed}/{number}").getrandbits(63))
+                torch.manual_seed(random.Random(f"{generation.seed}/{number}").getrandbits(63))
                 ids, mask = left_padded([encoded[index].prompt_ids for index in indices], tokenizer.eos_token_id)
                 output = model.generate(ids.to(model.device), attention_mask=mask.to(model.device))
                 rows = output[:, ids.shape[1] :].tolist()

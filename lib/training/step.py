@@ -17,8 +17,14 @@ from lib.training.losses import Objective, best_candidate, sft, take
 from lib.training.negatives import TrainingQuestion, draw_candidates
 from lib.training.recipe import Recipe
 
-# A question and the reference's log-probs of all its candidates, or None where none were asked for.
-Member = tuple[TrainingQuestion, list[float] | None]
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The questions of one optimizer step, over all processes."""
+
+    questions: Sequence[TrainingQuestion]
+    step: int
+    epoch: int
 
 
 @dataclass(frozen=True)
@@ -36,20 +42,21 @@ class TrainingBatch:
     ids: list[str]
 
 
-def micro_batches(window: Sequence, batch_size: int, rank: int, world: int) -> list[list]:
+def micro_batches(questions: Sequence, batch_size: int, rank: int, world: int) -> list[list]:
     """This process's share of one step's questions, in batches: every process gets as many batches, the last ones
-    possibly empty. Put together over the processes they are the window, whatever `world` is."""
+    possibly empty. Put together over the processes they are all the questions, whatever `world` is."""
     stride = batch_size * world
     return [
-        list(window[start + rank * batch_size : start + (rank + 1) * batch_size])
-        for start in range(0, len(window), stride)
+        list(questions[start + rank * batch_size : start + (rank + 1) * batch_size])
+        for start in range(0, len(questions), stride)
     ]
 
 
-def training_batch(members: Sequence[Member], recipe: Recipe, epoch: int, device, *, weight: float) -> TrainingBatch:
+def training_batch(
+    questions: Sequence[TrainingQuestion], recipe: Recipe, epoch: int, device, *, weight: float
+) -> TrainingBatch:
     """Draw the candidates of each question by `recipe` and pack them."""
-    questions, reference = zip(*members, strict=True)
-    drawn = [draw_candidates(item, recipe.draw, epoch, known) for item, known in members]
+    drawn = [draw_candidates(item, recipe.sampling, epoch) for item in questions]
 
     def columns(values, dtype: torch.dtype) -> Tensor:
         rows = [[row[index] for index in chosen] for row, chosen in zip(values, drawn, strict=True)]
@@ -57,9 +64,12 @@ def training_batch(members: Sequence[Member], recipe: Recipe, epoch: int, device
 
     rewards = columns([item.encoded.question.rewards for item in questions], torch.float64)
     counts = torch.tensor([len(chosen) for chosen in drawn], device=device)
+    reference = None
+    if recipe.objective.reference:
+        reference = columns([item.reference for item in questions], torch.float32)
     return TrainingBatch(
         packed=pack([item.encoded for item in questions], drawn).to(device),
-        reference=columns(reference, torch.float32) if recipe.objective.reference else None,
+        reference=reference,
         rewards=rewards,
         mean=torch.tensor([item.mean for item in questions], dtype=torch.float64, device=device),
         mask=torch.arange(rewards.shape[1], device=device) < counts[:, None],
@@ -93,34 +103,28 @@ SUMS = (
 )
 
 
-def backward_window(
-    scorer: nn.Module,
-    window: list[Member],
-    recipe: Recipe,
-    accelerator: Accelerator,
-    batch_size: int,
-    *,
-    step: int,
-    epoch: int,
-) -> torch.Tensor:
-    """Forward and backward for this process's share of one step's questions, each with its reference log-probs where
-    there are any; returns their `step_sums`. Raises InputError where a loss is not finite.
+def backward(
+    scorer: nn.Module, global_batch: GlobalBatch, batch_size: int, recipe: Recipe, accelerator: Accelerator
+) -> Tensor:
+    """Forward and backward for this process's share of one step's questions, `batch_size` at a time; returns their
+    `step_sums`. Raises InputError where a loss is not finite.
 
-    Each question of the window weighs the same, however it is cut into batches and processes.
+    Each question weighs the same, however the global batch is cut into batches and processes.
     """
-    batches = micro_batches(window, batch_size, accelerator.process_index, accelerator.num_processes)
+    questions = global_batch.questions
+    batches = micro_batches(questions, batch_size, accelerator.process_index, accelerator.num_processes)
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
-    for number, members in enumerate(batches, start=1):
+    for number, own in enumerate(batches, start=1):
         # An empty share takes a stand-in of weight 0, since every process has to join in every backward pass.
-        weight = float(bool(members))
-        batch = training_batch(members or window[:1], recipe, epoch, accelerator.device, weight=weight)
+        weight = float(bool(own))
+        batch = training_batch(own or questions[:1], recipe, global_batch.epoch, accelerator.device, weight=weight)
         with nullcontext() if number == len(batches) else accelerator.no_sync(scorer):
             logprobs = scorer(batch.packed)  # (B, K)
             losses, scores = question_losses(recipe, logprobs, batch)  # (B,), (B, K)
             if not torch.isfinite(losses).all():
-                raise not_finite(step, "loss", batch.ids)
+                raise not_finite(global_batch.step, "loss", batch.ids)
             # The processes' gradients are averaged, hence their number.
-            accelerator.backward((losses * batch.weight).sum() * accelerator.num_processes / len(window))
+            accelerator.backward((losses * batch.weight).sum() * accelerator.num_processes / len(questions))
         sums += step_sums(batch, losses, scores, logprobs)
     return sums
 
@@ -151,8 +155,8 @@ def step_sums(batch: TrainingBatch, losses: Tensor, scores: Tensor, logprobs: Te
     return torch.stack([(row.detach().double() * batch.weight).sum() for row in rows])
 
 
-def step_means(sums: Tensor, objective: Objective) -> tuple[dict[str, float], dict[str, float]]:
-    """The step's means from `step_sums`, as far as the objective defines them, and the sums by name.
+def step_means(sums: Tensor, objective: Objective, seconds: float) -> tuple[dict[str, float], dict[str, float]]:
+    """The step's means from `step_sums`, as far as the objective defines them, and its speed over `seconds`.
 
     Implicit rewards, their accuracy and the margin between chosen and rejected need a reference; without one the
     accuracy is that of the log-probs. Where no negative is drawn there is neither rejected nor accuracy.
@@ -167,7 +171,7 @@ def step_means(sums: Tensor, objective: Objective) -> tuple[dict[str, float], di
         if objective.reference:
             means |= {"reward_chosen": mean["score_chosen"], "reward_rejected": mean["score_rejected"]}
             means["margin"] = mean["score_chosen"] - mean["score_rejected"]
-    return means, totals
+    return means, {f"{name}_per_second": totals[name] / seconds for name in ("questions", "tokens")}
 
 
 def catch_interrupt() -> threading.Event:

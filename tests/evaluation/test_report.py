@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 import eval_mc
 from lib.errors import InputError
 from lib.evaluation.metrics import log_probabilities, margins
-from lib.evaluation.report import pieces, write_report
+from lib.evaluation.report import Evaluation, pieces, write_report
 from lib.evaluation.scores import Scored
 from lib.evaluation.summary import summarise
 from lib.models.loading import load_tokenizer
@@ -44,16 +44,7 @@ def invented(encoded) -> Scored:
 def make_report(folder, data, tokenizer, title="a model") -> list[dict]:
     scored = invented(encode_questions(data.questions, tokenizer, PromptConfig(data.default_template)))
     records = scored.predictions("mean")
-    write_report(
-        folder,
-        title=title,
-        data=data,
-        scored=scored,
-        records=records,
-        summary=summarise(data, scored, records),
-        score_lines=[],
-        tokenizer=tokenizer,
-    )
+    write_report(folder, Evaluation(title, data, scored, records, summarise(data, scored, records), [], tokenizer))
     return records
 
 
@@ -321,7 +312,7 @@ def test_eval_mc_writes_a_whole_new_folder(tmp_path, model_folder, data_folder, 
 
 
 def test_a_report_that_fails_leaves_nothing(tmp_path, tokenizer, data_folder, monkeypatch):
-    from lib import report
+    from lib.evaluation import report
 
     monkeypatch.setattr(report, "page_data", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

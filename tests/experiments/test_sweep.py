@@ -281,8 +281,8 @@ def test_the_demo_with_a_small_grid(tmp_path):
     assert report["untuned"]["test"]["accuracy"] < 0.4 < accuracy["sdpo", 1] < accuracy["sdpo", 4]
     text = (tmp_path / "grid" / "report.md").read_text(encoding="utf-8")
     assert re.findall(r"^## .*\((.*)\)$", text, re.MULTILINE) == [
-        "Table 3 and Figure 2 of the S-DPO paper",
-        "Table 2 of the SWEPO paper",
-        "Figure 4 of the SWEPO paper",
-        "section 6.3 of the S-DPO paper",
+        "Table 3 and Figure 2 of Marsh",
+        "Table 2 of SWEPO",
+        "Figure 4 of SWEPO",
+        "section 6.3 of Marsh",
     ]

@@ -19,9 +19,10 @@ import eval_mc
 import export
 import train_sdpo
 from lib.errors import InputError
-from lib.export.check import largest_difference, onnx_scorer
+from lib.export.check import largest_difference
 from lib.export.files import read_metadata, write_model
 from lib.export.graph import INPUTS, export_graph
+from lib.export.session import onnx_scorer
 from lib.packed.pack import PackedBatch, pack
 from lib.packed.scoring import PackedScorer
 from lib.questions.data import Question, load_split

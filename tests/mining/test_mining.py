@@ -16,7 +16,7 @@ from conftest import CASEHOLD, ROOT, opinions, rows, run_python, write_jsonl
 from lib.errors import InputError
 from lib.mining.holdings import candidate_form
 from lib.mining.opinions import clean, count_words, read_opinions
-from lib.mining.overlap import held_out_runs, shares_run
+from lib.mining.overlap import held_out_ngrams, shares_ngram
 from lib.mining.parentheticals import holdings_and_problems
 from lib.mining.propositions import propositions
 from lib.questions.data import load_split
@@ -177,12 +177,12 @@ def test_thirteen_shared_words_exclude_and_twelve_do_not(tmp_path):
     words = [f"w{number}" for number in range(40)]
     question = rows(1)[0] | {"context": f"{' '.join(words[:20])} (<HOLDING>).", "label": 0}
     question["endings"][0] = " ".join(words[20:])
-    runs = held_out_runs([write_jsonl(tmp_path / "q.jsonl", [question])])
-    assert shares_run(f"before, {', '.join(words[3:16])} after", runs)
-    assert not shares_run(f"before {' '.join(words[3:15])} after", runs)
-    assert shares_run(" ".join(words[14:27]), runs)  # half passage, half gold
+    runs = held_out_ngrams([write_jsonl(tmp_path / "q.jsonl", [question])])
+    assert shares_ngram(f"before, {', '.join(words[3:16])} after", runs)
+    assert not shares_ngram(f"before {' '.join(words[3:15])} after", runs)
+    assert shares_ngram(" ".join(words[14:27]), runs)  # half passage, half gold
     distractor = question["endings"][1] + " and then some more words, so that it has thirteen words or more"
-    assert not shares_run(distractor, runs)
+    assert not shares_ngram(distractor, runs)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def test_bf16_and_autocast_are_left_to_pytorch():
 
 @pytest.mark.parametrize("tokens", [7, 25, 4096])
 def test_a_frozen_projections_gradient_equals_autograds(monkeypatch, tokens):
-    monkeypatch.setattr(lib.packed.scoring, "SLICE_TOKENS", tokens)
+    monkeypatch.setattr(lib.packed.scoring, "PROJECTION_SLICE", tokens)
     torch.manual_seed(0)
     head = nn.Linear(16, 50, bias=False)
     states, targets, upstream = torch.randn(8, 16), torch.randint(50, (8,)), torch.randn(8)
@@ -65,7 +65,7 @@ def test_a_frozen_projections_gradient_equals_autograds(monkeypatch, tokens):
 
 
 def test_a_frozen_projection_of_large_logits_neither_overflows_nor_vanishes(monkeypatch):
-    monkeypatch.setattr(lib.packed.scoring, "SLICE_TOKENS", 2)
+    monkeypatch.setattr(lib.packed.scoring, "PROJECTION_SLICE", 2)
     head = nn.Linear(1, 5, bias=False).requires_grad_(False)
     head.weight.copy_(torch.tensor([[-500.0], [300.0], [-900.0], [299.0], [-300.0]]))
     rows, targets = torch.ones(3, 1), torch.tensor([1, 3, 2])

@@ -12,10 +12,11 @@ from torch.nn.functional import cross_entropy
 
 import train_sdpo
 from lib.errors import InputError
+from lib.mining.holdings import filled_passages
 from lib.models.curve import plot_pretraining
 from lib.models.loading import load_model
 from lib.models.runs import read_metrics, read_run
-from lib.pretraining.data import Rows, pack_rows, prepare, question_texts
+from lib.pretraining.data import Rows, pack_rows, prepare
 from lib.pretraining.language_model import SIZES, Pretraining, new_model
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -68,7 +69,7 @@ def test_held_out_documents_are_trained_on_by_nothing():
 
 def test_questions_are_read_with_the_gold_in_place(tmp_path):
     source = write_jsonl(tmp_path / "train.jsonl", rows(3))
-    texts = question_texts([source])
+    texts = filled_passages([source])
     for text, row in zip(texts, rows(3), strict=True):
         assert text == row["context"].replace("<HOLDING>", row["endings"][row["label"]])
 

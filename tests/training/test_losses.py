@@ -94,7 +94,7 @@ def test_infonca_and_nca_by_hand():
         t * log(1 / (1 + exp(-s))) + 0.5 * log(1 / (1 + exp(s))) for t, s in zip(targets, (0.5, -0.25), strict=True)
     )
     assert loss("nca", scores, rewards).item() == pytest.approx(nca, abs=1e-12)
-    # A pair of preferences, as Chen et al. write it for one-hot targets.
+    # A pair of preferences, as Huayu Chen et al. write it for one-hot targets.
     pair = -F.logsigmoid(scores[0, 0]) - 0.5 * F.logsigmoid(-scores[0]).sum()
     torch.testing.assert_close(loss("nca", scores, rewards, reward_temperature=1e-6)[0], pair)
 
@@ -120,6 +120,23 @@ def test_swepo_with_two_positives_by_hand(options, weights):
     expected = -log((terms[0] + terms[1]) / sum(terms))
     found = loss("swepo", fp64([scores]), GRADED, **options)
     assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("options", [dict(power=0), dict(power=1), dict(power=2), dict(weighting="exp", alpha=0.5)])
+def test_swepo_gradient_lemma(options):
+    """SWEPO's lemma 5.3, candidate by candidate: dLoss/ds_i = P_i - P+_i, where P is the weighted softmax over all
+    candidates and P+ that over the positives alone."""
+    rewards = fp64([[9.0, 7.0, 1.0, 0.0, 3.0], [0.0, 2.0, 2.5, 1.0, 2.0]])
+    scores = random_scores(2, 5).requires_grad_()
+    loss("swepo", scores, rewards, **options).sum().backward()
+    for own, row, gradient in zip(scores.tolist(), rewards.tolist(), scores.grad.tolist(), strict=True):
+        mean = sum(row) / len(row)
+        gaps = [abs(reward - mean) for reward in row]
+        weights = [exp(0.5 * gap) if "weighting" in options else gap ** options["power"] for gap in gaps]
+        terms = [weight * exp(score) for weight, score in zip(weights, own, strict=True)]
+        positive = [term * (reward > mean) for term, reward in zip(terms, row, strict=True)]
+        expected = [t / sum(terms) - p / sum(positive) for t, p in zip(terms, positive, strict=True)]
+        assert gradient == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("power", [0, 1, 2])

@@ -2,17 +2,18 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
 from conftest import rows, write_jsonl
 
 from lib.questions.data import load_split
-from lib.training.negatives import Draw, draw_candidates, epoch_order, training_questions
+from lib.training.negatives import Sampling, draw_candidates, epoch_order, training_questions
 
 
-def best_and(num_negatives: int, seed: int = 0, **draw) -> Draw:
-    return Draw(num_negatives, all_positives=False, seed=seed, **draw)
+def best_and(num_negatives: int, seed: int = 0, **options) -> Sampling:
+    return Sampling(num_negatives, all_positives=False, seed=seed, **options)
 
 
 def graded(prompt: str, **scored: float) -> dict:
@@ -67,7 +68,7 @@ def test_all_positives_or_the_best_alone(encode):
     [item], _ = training_questions(encode([graded("p", a=7.0, b=1.0, c=9.0, d=0.0, e=2.0)]))
     for epoch in range(5):
         best = draw_candidates(item, best_and(2), epoch)
-        every = draw_candidates(item, Draw(2, all_positives=True, seed=0), epoch)
+        every = draw_candidates(item, Sampling(2, all_positives=True, seed=0), epoch)
         assert 2 in best and 0 not in best and len(best) == 3
         assert set(every) == {0, *best}
     assert draw_candidates(item, best_and(0), 0) == [2]
@@ -78,7 +79,7 @@ def test_a_positive_that_equals_a_better_one_or_a_negative_that_equals_a_positiv
     [item], dropped = training_questions(encode([row]))
     assert (item.positives, item.negatives) == ((1, 0), (4,))
     assert dropped == {
-        "further positives that are empty or stand twice": 2,
+        "other positives that are empty or stand twice": 2,
         "negatives that are empty or stand twice": 1,
     }
 
@@ -88,11 +89,12 @@ def test_hard_negatives_follow_the_reference(encode):
     best = item.positives[0]
     reference = [-10.0, -30.0, -20.0, -40.0, -50.0]
     likeliest = sorted(item.negatives, key=lambda index: -reference[index])[:2]
-    cold = [draw_candidates(item, best_and(2, temperature=1e-3), epoch, reference) for epoch in range(20)]
+    item = replace(item, reference=reference)
+    cold = [draw_candidates(item, best_and(2, negatives="hard", temperature=1e-3), epoch) for epoch in range(20)]
     assert all(drawn == sorted([best, *likeliest]) for drawn in cold)
-    draw = best_and(2, temperature=20.0)
-    drawn = [draw_candidates(item, draw, epoch, reference) for epoch in range(20)]
-    assert drawn == [draw_candidates(item, draw, epoch, reference) for epoch in range(20)]
+    hard = best_and(2, negatives="hard", temperature=20.0)
+    drawn = [draw_candidates(item, hard, epoch) for epoch in range(20)]
+    assert drawn == [draw_candidates(item, hard, epoch) for epoch in range(20)]
     assert len(set(map(tuple, drawn))) > 1 and all(best in one and len(set(one)) == 3 for one in drawn)
 
 
@@ -108,12 +110,21 @@ def test_hard_negatives_have_the_odds_of_drawing_without_replacement(encode):
     for first, second in permutations(item.negatives, 2):
         expected[frozenset((first, second))] += odds[first] / total * odds[second] / (total - odds[first])
     count = 20_000
-    draw = best_and(2, temperature=10.0)
+    item = replace(item, reference=reference)
+    hard = best_and(2, negatives="hard", temperature=10.0)
     found = Counter(
-        frozenset(draw_candidates(item, draw, epoch, reference)) - {item.positives[0]} for epoch in range(count)
+        frozenset(draw_candidates(item, hard, epoch)) - {item.positives[0]} for epoch in range(count)
     )
     for pair, share in expected.items():  # within 5 standard errors
         assert found[pair] / count == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / count))
+
+
+def test_the_lowest_negatives_are_those_of_lowest_reward_and_ties_go_by_lot(encode):
+    """SWEPO's appendix E: the best against the lowest."""
+    [item], _ = training_questions(encode([graded("p", a=7.0, b=1.0, c=9.0, d=0.5, e=0.5)]))
+    drawn = {tuple(draw_candidates(item, best_and(1, negatives="lowest"), epoch)) for epoch in range(20)}
+    assert drawn == {(2, 3), (2, 4)}
+    assert draw_candidates(item, best_and(3, negatives="lowest"), epoch=0) == [1, 2, 3, 4]
 
 
 def test_an_epoch_visits_every_question_once():

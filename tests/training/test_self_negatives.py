@@ -14,7 +14,7 @@ from lib.models.runs import read_metrics, read_run
 from lib.packed.inference import start_accelerator
 from lib.questions.prompt import PromptConfig
 from lib.training.negatives import training_questions
-from lib.training.self_negatives import add_self_negatives, ending_of, stop_ids, write_endings
+from lib.training.self_negatives import Generation, add_self_negatives, ending_of, stop_ids, write_endings
 
 PROMPT = PromptConfig("{context}")
 
@@ -32,7 +32,7 @@ def write(tokenizer):
     def endings(encoded, *, count=2, seed=0, model=model):
         loaded = LoadedModel(model, tokenizer, "tiny")
         accelerator = start_accelerator("fp32")
-        return write_endings(loaded, encoded, PROMPT, accelerator, count=count, seed=seed, weights_sha256="0")
+        return write_endings(loaded, encoded, Generation(count, seed, PROMPT.end_token), accelerator)
 
     return endings
 

@@ -206,10 +206,10 @@ def test_resume_refuses_other_settings_and_other_data(finished, tmp_path, monkey
         train_sdpo.main(["--resume", "--output", str(run)])
 
 
-def test_the_paper_preset_changes_defaults_and_flags_win():
-    settings, _, _ = train_sdpo.read_settings(["--preset", "paper"])
+def test_the_marsh_preset_changes_defaults_and_flags_win():
+    settings, _, _ = train_sdpo.read_settings(["--preset", "marsh"])
     assert settings.max_length == 256
-    settings, _, _ = train_sdpo.read_settings(["--preset", "paper", "--max-length", "300"])
+    settings, _, _ = train_sdpo.read_settings(["--preset", "marsh", "--max-length", "300"])
     assert settings.max_length == 300
     assert train_sdpo.read_settings([])[0].max_length == 512
 
@@ -271,16 +271,16 @@ def test_the_reward_of_full_fine_tuning_is_against_the_model_it_started_from(
 def test_full_fine_tuning_resumes_exactly(fully_tuned, tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(tmp_path)
     stops = iter([None] * 3)
-    step = train_sdpo.backward_window
+    step = train_sdpo.backward
 
     def killed_at_the_fourth(*args, **kwargs):
         next(stops)
         return step(*args, **kwargs)
 
-    monkeypatch.setattr(train_sdpo, "backward_window", killed_at_the_fourth)
+    monkeypatch.setattr(train_sdpo, "backward", killed_at_the_fourth)
     flags = ["--lora-r", 0, "--epochs", 2, "--save-every", 2, "--output", "runs/a"]
     with pytest.raises(StopIteration):
         train_sdpo.main(arguments(model_folder, data_folder, *flags))
-    monkeypatch.setattr(train_sdpo, "backward_window", step)
+    monkeypatch.setattr(train_sdpo, "backward", step)
     train_sdpo.main(["--resume", "--output", "runs/a"])
     assert Path("runs/a/model.safetensors").read_bytes() == (fully_tuned / "model.safetensors").read_bytes()
