@@ -43,8 +43,9 @@ test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
 test-all: $(READY) ## everything, every command of the README included
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff, and the layers of lib/
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 scorer: $(READY) ## cpp_scorer/score, with what it lacks fetched into .deps/
 	@tools/build_scorer.sh
