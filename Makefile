@@ -40,7 +40,7 @@ bench: $(READY) scorer ## every benchmark, into runs/bench (two hours): CASEHOLD
 test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
 	$(BIN)/python -m pytest -q
 
-test-all: $(READY) ## everything, every command of the README included
+test-all: $(READY) ## everything, every command of the documents included
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 lint: $(READY)  ## ruff, and the layers of lib/

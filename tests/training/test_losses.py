@@ -218,8 +218,9 @@ def test_losses_are_one_number_a_question_and_never_nan_on_nothing_to_compare():
         assert found.shape == (2,) and not any(map(math.isnan, found.tolist()))
 
 
-def test_the_loss_that_the_readme_adds_is_one(monkeypatch):
-    function, test = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_the_loss_that_contributing_adds_is_one(monkeypatch):
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    function, test = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len((function + test).strip().splitlines()) <= 15
     exec(function, module := vars(lib.training.losses) | {"LOSSES": {}})
     monkeypatch.setitem(LOSSES, "ipo", module["LOSSES"]["ipo"])
