@@ -19,6 +19,7 @@ from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scorers import ModelScorer
 from lib.evaluation.scores import SCORES, Scored
 from lib.evaluation.summary import headline, score_table, summarise
+from lib.models.device import describe_device
 from lib.models.loading import pick_precision
 from lib.packed.inference import SCORING_BATCH_SIZE, start_accelerator
 from lib.questions.data import Dataset, has_validation, load_split
@@ -94,6 +95,7 @@ def evaluate(args: argparse.Namespace) -> None:
         raise InputError(f"{args.report}: exists already; name a new folder with --report")
     precision = pick_precision(args.precision)
     accelerator = start_accelerator(precision)
+    accelerator.print(describe_device(accelerator.device))
     data = load(args, args.split)
     model = ModelScorer(args.model, accelerator, precision, args.batch_size)
     prompt = prompt_config(model, data.default_template, args.end_token)

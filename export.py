@@ -36,6 +36,7 @@ from lib.export.files import (
 from lib.export.graph import export_graph
 from lib.export.int8 import quantize, require_optimum
 from lib.export.session import onnx_scorer
+from lib.models.device import describe_device
 from lib.models.loading import LoadedModel, load_model
 from lib.models.runs import write_run
 from lib.packed.scoring import PackedScorer
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     loaded = load_model(args.model, torch.float32)
     newest = f" ({Path(args.model).resolve().name})" if args.model == "runs/latest" else ""
     print(f"model: {args.model}{newest}")
+    print(describe_device(loaded.model.device))
     prompt, encoded = load_questions(args, loaded)
     check_family(loaded.model, max(item.num_tokens for item in encoded))
     with torch.no_grad():

@@ -11,14 +11,17 @@ python train_sdpo.py --resume                                    go on with the 
 import argparse
 import math
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
-from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from lib.cli import (
@@ -31,38 +34,34 @@ from lib.cli import (
     positive_int,
     share,
 )
-from lib.errors import run_script
+from lib.errors import StopRequest, run_script
 from lib.evaluation.scores import Scored, is_correct
 from lib.models.checkpoint import Checkpoints
+from lib.models.claim import claim_run
+from lib.models.device import describe_device
 from lib.models.loading import DTYPES, LoadedModel, load_model, make_policy, pick_precision
-from lib.models.runs import (
-    MetricsLog,
-    finish_run,
-    new_run_folder,
-    newest_unfinished,
-    open_run,
-    peak_memory_gb,
-    resumed_settings,
-)
+from lib.models.runs import finish_run, open_run, resumed_settings
 from lib.packed.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
 from lib.packed.onednn_layers import use_onednn
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass
-from lib.progress import progress
-from lib.questions.data import Dataset, load_split
+from lib.questions.data import load_split
 from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.training.journal import Journal
 from lib.training.losses import LOSSES, LossOptions
 from lib.training.negatives import NEGATIVES, TrainingQuestion, epoch_order
 from lib.training.preparation import prepare_questions
 from lib.training.recipe import Recipe, make_recipe, num_negatives, without_effect
 from lib.training.rewards import REWARDS
-from lib.training.step import GlobalBatch, backward, catch_interrupt, not_finite, step_means
+from lib.training.step import GlobalBatch, backward, not_finite, step_means
 
 # Marsh states none of these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
 WEIGHT_DECAY = 0.0
 MAX_GRAD_NORM = 1.0
+
+PATIENCE = timedelta(hours=1)  # of a process with the others: for a download, or what another run computes
 
 SWITCH = argparse.BooleanOptionalAction
 # Marsh's settings where the defaults differ: 256 tokens cut 72 % of the CaseHOLD questions.
@@ -136,33 +135,45 @@ def add_training_flags(model, training) -> None:
     )
 
 
-def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, Path, bool]:
-    """The settings (given flags over a resumed run's over the preset's over the defaults), the run folder, and
-    whether it is resumed.
+def read_flags(argv: list[str] | None) -> tuple[dict, set[str]]:
+    """The flags by name (given ones over the preset's over the defaults), and the names of those that were given."""
+    flags, typed = parse_typed(build_parser(), argv)
+    flags |= PRESETS.get(flags["preset"], {}) | typed
+    flags["num_neg"] = num_negatives(flags)
+    return flags, set(typed)
 
-    Raises InputError where a flag contradicts the run that is resumed.
-    """
-    settings, typed = parse_typed(build_parser(), argv)
+
+@contextmanager
+def claim(argv: list[str] | None) -> Iterator[tuple[argparse.Namespace, Path, bool]]:
+    """The settings, a resumed run's over the flags; the run's folder, for this run alone until the block ends; and
+    whether it is resumed. Every process gets the same. Raises InputError where a flag contradicts the run."""
+    settings, typed = read_flags(argv)
     output, resume = settings.pop("output"), settings.pop("resume")
-    typed = {name: typed[name] for name in settings.keys() & typed.keys()}
-    settings |= PRESETS.get(settings["preset"], {}) | typed
-    idle = without_effect(settings) & typed.keys()
-    settings["num_neg"] = num_negatives(settings)
-    if resume:
-        folder = Path(output) if output else newest_unfinished()
-        settings = resumed_settings(folder, {name: settings[name] for name in typed})
-    else:
-        folder = Path(output) if output else new_run_folder(f"{settings['loss']}-neg{settings['num_neg']}")
-        if idle:
-            print(f"note: without effect under the other settings: {', '.join(map(flag, sorted(idle)))}")
-    return argparse.Namespace(**settings), folder, resume
+    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    with ExitStack() as stack:
+        folder = None
+        if processes.is_main_process:
+            name = f"{settings['loss']}-neg{settings['num_neg']}"
+            folder = stack.enter_context(claim_run(Path(output) if output else None, name, resume=resume))
+            idle = without_effect(settings) & typed
+            if resume:
+                settings = resumed_settings(folder, settings, typed)
+            elif idle:
+                print(f"note: without effect under the other settings: {', '.join(map(flag, sorted(idle)))}")
+        settings, folder = broadcast_object_list([settings, folder])
+        yield argparse.Namespace(**settings), folder, resume
 
 
 def main(argv: list[str] | None = None) -> int:
-    settings, folder, resume = read_settings(argv)
+    with claim(argv) as (settings, folder, resume):
+        return train(settings, folder, resume=resume)
+
+
+def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     recipe = make_recipe(vars(settings))
     precision = pick_precision(settings.precision)
     accelerator = start_accelerator(precision)
+    accelerator.print(describe_device(accelerator.device))
     set_seed(settings.seed)
     start = load(settings, recipe, precision, accelerator)
     questions, validation = start.questions, start.validation
@@ -180,24 +191,24 @@ def main(argv: list[str] | None = None) -> int:
     shortest = min(encoded, key=lambda item: item.num_tokens)
     difference = check_packed_pass(plain_scorer, shortest, accelerator.device, precision)
     accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {precision}")
+    identity = start.identity | {"num_processes": accelerator.num_processes, "precision": precision}
+    record = open_run(folder, vars(settings), identity, resume=resume) if accelerator.is_main_process else None
     if recipe.needs_reference:
         reference = reference_logprobs(plain_scorer, encoded, accelerator, start.loaded.weights_sha256, precision)
         questions = [replace(item, reference=known) for item, known in zip(questions, reference, strict=True)]
 
-    identity = start.identity | {"num_processes": accelerator.num_processes, "precision": precision}
-    record = open_run(folder, vars(settings), identity, resume=resume) if accelerator.is_main_process else None
+    if accelerator.process_index:  # dropout of its own; the first process keeps that of a run alone
+        torch.manual_seed(settings.seed + accelerator.process_index)
     checkpoints = Checkpoints(folder, accelerator, start.model)
     state = (checkpoints.load_newest() if resume else None) or {"step": 0, "metrics_bytes": 0}
-    log = MetricsLog(folder, state["metrics_bytes"]) if accelerator.is_main_process else None
-
-    interrupted = catch_interrupt()
-    bar = progress(total=num_steps, initial=state["step"], unit="step", disable=not accelerator.is_main_process)
+    journal = Journal(folder, accelerator, num_steps, **state)
+    order_of = lru_cache(maxsize=1)(partial(epoch_order, len(questions), settings.seed))
+    request = StopRequest()
     scorer.train()
     for step in range(state["step"], num_steps):
         began = time.perf_counter()
         epoch, position = divmod(step, steps_per_epoch)
-        order = epoch_order(len(questions), settings.seed, epoch)
-        drawn = order[position * global_batch_size : (position + 1) * global_batch_size]
+        drawn = order_of(epoch)[position * global_batch_size : (position + 1) * global_batch_size]
         batch = GlobalBatch([questions[index] for index in drawn], step, epoch)
         learning_rate = schedule.get_last_lr()[0]
         sums = backward(scorer, batch, settings.batch_size, recipe, accelerator)
@@ -209,26 +220,20 @@ def main(argv: list[str] | None = None) -> int:
         optimizer.zero_grad()
 
         means, speed = step_means(accelerator.reduce(sums), recipe.objective, time.perf_counter() - began)
-        show(bar, step, means)
-        if log:
-            memory = peak_memory_gb(accelerator.device)
-            values = means | {"grad_norm": grad_norm, "learning_rate": learning_rate} | speed
-            log.write(step=step, epoch=epoch, **values, peak_memory_gb=memory)
-
+        journal.step(step, epoch, means, grad_norm=grad_norm, learning_rate=learning_rate, **speed)
         end_of_epoch = position == steps_per_epoch - 1
         if end_of_epoch:
             accuracy = accuracy_of(plain_scorer, validation, accelerator)
-            bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {len(validation)}")
-            if log:
-                log.write(step=step, epoch=epoch, validation_accuracy=accuracy)
-        stop = bool(accelerator.reduce(torch.tensor(float(interrupted.is_set()), device=accelerator.device)))
-        if end_of_epoch or stop or (step + 1) % settings.save_every == 0:
-            checkpoints.save(step + 1, metrics_bytes=log.size if log else 0)
-        if stop:
-            bar.close()
+            journal.validation(step, epoch, accuracy, len(validation))
+        # A signal may reach some processes alone.
+        signum = int(accelerator.gather(torch.tensor([request.signum], device=accelerator.device)).max())
+        if end_of_epoch or signum or (step + 1) % settings.save_every == 0:
+            checkpoints.save(step + 1, metrics_bytes=journal.metrics_bytes)
+        if signum:
+            journal.close()
             accelerator.print(f"stopped after step {step}; go on: python train_sdpo.py --resume --output {folder}")
-            return 130
-    bar.close()
+            return 128 + signum
+    journal.close()
 
     if accelerator.is_main_process:
         finish(settings, folder, record, start)
@@ -255,10 +260,16 @@ class Start:
 
 def load(settings: argparse.Namespace, recipe: Recipe, precision: str, accelerator: Accelerator) -> Start:
     """Read data and model, encode, and say what a reader must know of them."""
-    with accelerator.main_process_first():  # whoever comes second finds what the first one fetched
-        train, validation = load_data(settings)
-        # Steps of a full fine-tuning are too small for weights in bf16.
-        loaded = load_model(settings.model, DTYPES[precision if settings.lora_r else "fp32"], merge=True)
+    train, validation = (
+        load_split(
+            settings.data, split, limit=settings.limit, strict=settings.strict, candidates_file=settings.candidates
+        )
+        for split in ("train", "validation")
+    )
+    if train.sha256 == validation.sha256:
+        accelerator.print("warning: validation is the training file itself; its accuracy says nothing of new questions")
+    # Steps of a full fine-tuning are too small for weights in bf16.
+    loaded = load_model(settings.model, DTYPES[precision if settings.lora_r else "fp32"], merge=True)
     prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
     identity = {"base_model": loaded.model.name_or_path, "base_sha256": loaded.weights_sha256}
     questions, report, written_sha256 = prepare_questions(train, loaded, prompt, recipe, accelerator)
@@ -275,33 +286,6 @@ def load(settings: argparse.Namespace, recipe: Recipe, precision: str, accelerat
     hashes = {"train": train.sha256, "validation": validation.sha256} | written_sha256
     identity |= {"data_sha256": hashes, "prompt": vars(prompt)}
     return Start(loaded, model, prompt, questions, encoded_validation, identity)
-
-
-def load_data(settings: argparse.Namespace) -> tuple[Dataset, Dataset]:
-    """The training and validation splits."""
-    train, validation = (
-        load_split(
-            settings.data,
-            split,
-            limit=settings.limit,
-            strict=settings.strict,
-            candidates_file=settings.candidates,
-        )
-        for split in ("train", "validation")
-    )
-    if train.sha256 == validation.sha256:
-        print("warning: validation is the training file itself; its accuracy says nothing of new questions")
-    return train, validation
-
-
-def show(bar: tqdm, step: int, means: dict[str, float]) -> None:
-    """The step's means behind the progress bar; those of step 0 in a line, where nothing is learnt yet."""
-    if step == 0:
-        rewards = f", rewards {means['reward_chosen']:.4f}" if "reward_chosen" in means else ""
-        bar.write(f"step 0: loss {means['loss']:.4f}{rewards} (nothing is learnt yet)")
-    shown = ("loss", "reward_accuracy", "logprob_accuracy", "margin")
-    bar.set_postfix({name.replace("_", " "): f"{means[name]:.3f}" for name in shown if name in means}, refresh=False)
-    bar.update()
 
 
 def accuracy_of(scorer: PackedScorer, encoded: list[EncodedQuestion], accelerator: Accelerator) -> float:

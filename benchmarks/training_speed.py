@@ -26,8 +26,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
+from lib.models.device import peak_memory_gb
 from lib.models.loading import DTYPES, load_model, load_tokenizer, make_policy
-from lib.models.runs import peak_memory_gb
 from lib.packed.onednn_layers import use_onednn
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer

@@ -14,27 +14,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 
-from lib.progress import progress
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float, positive_int
-from lib.errors import InputError, run_script
+from lib.errors import InputError, StopRequest, run_script
 from lib.mining.corpus import load_corpus
 from lib.mining.holdings import filled_passages
 from lib.mining.opinions import PAGE_BREAK
+from lib.models.claim import claimed
 from lib.models.curve import plot_pretraining
+from lib.models.device import describe_device, peak_memory_gb
 from lib.models.loading import load_tokenizer, pick_precision
-from lib.models.runs import RUN_FILE, MetricsLog, library_versions, peak_memory_gb, read_metrics, read_run, write_run
+from lib.models.runs import RUN_FILE, MetricsLog, library_versions, read_metrics, read_run, write_run
 from lib.paths import atomic_dir
 from lib.pretraining.data import Rows, prepare
 from lib.pretraining.language_model import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
 from lib.pretraining.throughput import flops_per_token, peak_flops, seconds_per_step
+from lib.progress import progress
 from lib.training.negatives import epoch_order
-from lib.training.step import catch_interrupt
 
 WORK_FOLDER = "pretraining"  # below the model's: what a run resumes from, and its record
 CHECKPOINT = "checkpoint.safetensors"
@@ -115,17 +116,23 @@ def read_settings(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = read_settings(argv)
-    work = args.output / WORK_FOLDER
-    if not args.resume:
-        start(args, work)
-    elif not (work / RUN_FILE).exists():
-        raise InputError(f"{args.output}: no run to go on with; start it without --resume")
+    with claimed(args.output, new=not args.resume):
+        if not args.resume:
+            start(args)
+        return train(args.output)
+
+
+def train(output: Path) -> int:
+    work = output / WORK_FOLDER
+    if not (work / RUN_FILE).exists():
+        raise InputError(f"{output}: no run to go on with; start it without --resume")
     record = read_run(work)
     if record["finished"]:
-        raise InputError(f"{args.output}: this model is finished; use it with --model {args.output}")
+        raise InputError(f"{output}: this model is finished; use it with --model {output}")
     settings = argparse.Namespace(**record["settings"])
     tokenizer, rows = load_tokenizer(str(work)), Rows.load(work, record["held_out_bytes"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(describe_device(device))
 
     def training_of(num_steps: int, precision: str) -> Pretraining:
         torch.manual_seed(settings.seed)
@@ -153,22 +160,18 @@ def main(argv: list[str] | None = None) -> int:
     log = MetricsLog(work, state["metrics_bytes"])
     print(
         f"{training.model.num_parameters():,} weights, {rows.train.numel():,} tokens, {num_steps} steps of "
-        f"{settings.batch_size * settings.row_length:,} tokens in {precision} on {device.type}"
+        f"{settings.batch_size * settings.row_length:,} tokens in {precision}"
     )
 
-    interrupted = catch_interrupt()
+    order_of = lru_cache(maxsize=1)(partial(epoch_order, len(rows.train), settings.seed))
+    request = StopRequest()
     before, began = state["seconds"], time.perf_counter()
     evaluate_every = math.ceil(num_steps / NUM_EVALUATIONS)
-    epoch, order = -1, []
     bar = progress(total=num_steps, initial=state["step"], unit="step")
     for step in range(state["step"], num_steps):
         step_began = time.perf_counter()
-        indices = []
-        for position in range(step * settings.batch_size, (step + 1) * settings.batch_size):
-            if position // len(rows.train) != epoch:
-                epoch = position // len(rows.train)
-                order = epoch_order(len(rows.train), settings.seed, epoch)
-            indices.append(order[position % len(rows.train)])
+        places = range(step * settings.batch_size, (step + 1) * settings.batch_size)
+        indices = [order_of(place // len(rows.train))[place % len(rows.train)] for place in places]
         learning_rate = training.schedule.get_last_lr()[0]
         loss = training.step(rows.train[indices].split(ROWS_AT_ONCE))
         if not math.isfinite(loss):
@@ -191,22 +194,20 @@ def main(argv: list[str] | None = None) -> int:
                 f"step {step + 1}: held-out perplexity {held_out['held_out_perplexity']:.2f}, "
                 f"{held_out['bits_per_byte']:.3f} bits a byte"
             )
-        if last or interrupted.is_set() or (step + 1) % settings.save_every == 0:
+        if last or request.signum or (step + 1) % settings.save_every == 0:
             seconds = before + time.perf_counter() - began
             training.save(work / CHECKPOINT, step=step + 1, metrics_bytes=log.size, seconds=seconds)
-        if interrupted.is_set() and not last:
+        if request.signum and not last:
             bar.close()
-            print(f"stopped after step {step}; go on: python tools/pretrain_lm.py --resume --output {args.output}")
-            return 130
+            print(f"stopped after step {step}; go on: python tools/pretrain_lm.py --resume --output {output}")
+            return 128 + request.signum
     bar.close()
-    finish(args.output, record, training, tokenizer)
+    finish(output, record, training, tokenizer)
     return 0
 
 
-def start(args: argparse.Namespace, work: Path) -> None:
-    """Read the text and leave tokenizer, rows and settings in `work`, whole or not at all."""
-    if args.output.exists():
-        raise InputError(f"{args.output}: exists already; choose another --output, or go on with --resume")
+def start(args: argparse.Namespace) -> None:
+    """Read the text and leave tokenizer, rows and settings in the work folder, whole or not at all."""
     texts = filled_passages(args.questions)
     if args.text:
         corpus = load_corpus(args.text, args.exclude, args.workers)
@@ -215,7 +216,7 @@ def start(args: argparse.Namespace, work: Path) -> None:
     tokenizer, rows = prepare(texts, args.vocab, args.row_length, args.seed)
     settings = json.loads(json.dumps(vars(args), default=lambda value: str(value)))
     record = {"settings": settings, "held_out_bytes": rows.held_out_bytes, "libraries": library_versions()}
-    with atomic_dir(work) as folder:
+    with atomic_dir(args.output / WORK_FOLDER) as folder:
         tokenizer.save_pretrained(folder)
         rows.save(folder)
         write_run(folder, record | {"finished": False})

@@ -31,7 +31,7 @@ from lib.experiments.sweep import Sweep, shared_flags
 from lib.experiments.variations import Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
 from lib.paths import ROOT, atomic_dir, atomic_file
-from lib.questions.readers import find_split
+from lib.questions.readers import find_split, read_rows
 from lib.training.losses import LOSSES
 
 SEED = 0
@@ -99,7 +99,7 @@ class Reproduction:
             child.send_signal(signal.SIGINT)
             child.wait()
             raise
-        if code == 130:
+        if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise KeyboardInterrupt
         if code:
             raise InputError(f"{name} ended with {code}; the same command goes on")
@@ -129,13 +129,14 @@ class Reproduction:
         """questions: of each kind, a training split of the grid's size; all: with every question. Their validation and
         test are CaseHOLD's."""
         training = [find_split(str(folder), "train") for folder in (self.casehold, self.output / "mined")]
-        rows = [line for path in training for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [row for path in training for _, row in read_rows(path)]
         random.Random(SEED).shuffle(rows)
-        real_or_holding = [row for row in rows if f'"id": "{PROPOSITION}-' not in row]
+        real_or_holding = [row for row in rows if not str(row.get("id")).startswith(f"{PROPOSITION}-")]
         for name, kept in (("questions", real_or_holding[: self.size["questions"]]), ("all", rows)):
             if not (self.output / name).exists():
                 with atomic_dir(self.output / name) as folder:
-                    (folder / "train.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+                    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+                    (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
                     for split in ("validation", "test"):
                         shutil.copy(find_split(str(self.casehold), split), folder / f"{split}.jsonl")
 
@@ -208,7 +209,6 @@ class Reproduction:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a process manager's stop saves too
     if args.minutes:
         alarm = threading.Timer(args.minutes * 60, lambda: os.kill(os.getpid(), signal.SIGINT))
         alarm.daemon = True

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.paths import CACHE_DIR, atomic_dir, source_sha256
+from lib.paths import CACHE_DIR, atomic_dir, cache_lock, source_sha256
 
 SPLIT_SIZES = {"train": 1200, "validation": 200, "test": 400}
 
@@ -106,9 +106,12 @@ def pretraining_texts(count: int) -> Iterator[str]:
 def ensure_data() -> Path:
     """The folder with the demo's three splits, written on first use."""
     folder = CACHE_DIR / "demo" / f"data-{source_sha256(__file__)[:16]}"
-    if not folder.exists():
-        with atomic_dir(folder) as temporary:
-            for split in SPLIT_SIZES:
-                lines = (json.dumps(row) + "\n" for row in rows(split))
-                (temporary / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    if folder.exists():
+        return folder
+    with cache_lock(folder):
+        if not folder.exists():  # another process may have made it meanwhile
+            with atomic_dir(folder, shared=True) as temporary:
+                for split in SPLIT_SIZES:
+                    lines = (json.dumps(row) + "\n" for row in rows(split))
+                    (temporary / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder

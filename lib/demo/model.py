@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 from lib.demo import data as demo_data
-from lib.paths import CACHE_DIR, atomic_dir, source_sha256
+from lib.paths import CACHE_DIR, atomic_dir, cache_lock, source_sha256
 from lib.pretraining import language_model
 from lib.pretraining.language_model import END_TOKEN, Pretraining, new_model, train_tokenizer
 from lib.progress import progress
@@ -25,13 +25,16 @@ def ensure_base_model() -> Path:
     """The folder of the base model; trained on first use, in a minute or two on two cores, and then kept."""
     key = source_sha256(__file__, demo_data.__file__, language_model.__file__)
     folder = CACHE_DIR / "demo" / f"model-{key[:16]}"
-    if not folder.exists():
-        texts = list(demo_data.pretraining_texts(NUM_STEPS * BATCH_SIZE))
-        tokenizer = train_tokenizer(texts, VOCAB_SIZE)
-        model = pretrain(texts, tokenizer)
-        with atomic_dir(folder) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+    if folder.exists():
+        return folder
+    with cache_lock(folder):
+        if not folder.exists():  # another process may have made it meanwhile
+            texts = list(demo_data.pretraining_texts(NUM_STEPS * BATCH_SIZE))
+            tokenizer = train_tokenizer(texts, VOCAB_SIZE)
+            model = pretrain(texts, tokenizer)
+            with atomic_dir(folder, shared=True) as temporary:
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
     return folder
 
 

@@ -9,7 +9,7 @@ from lib.models.loading import DTYPES, LoadedModel, load_model, pick_precision
 from lib.packed.inference import start_accelerator
 from lib.questions.data import STRIP, load_split
 from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
-from lib.training.self_negatives import ending_of, left_padded, stop_ids
+from lib.training.generation import ending_of, left_padded, stop_ids
 
 NUM_QUESTIONS = 5
 

@@ -13,6 +13,7 @@ from lib.evaluation.scores import is_correct
 from lib.experiments.report import accuracy_cell, points_cell, table
 from lib.experiments.variations import COMPARED_SCORES, Outcome
 from lib.models.runs import library_versions, read_run
+from lib.questions.readers import read_rows
 from lib.training.losses import LOSSES
 
 
@@ -56,7 +57,7 @@ def reproduction_report(
 
 
 def _count(folder: Path) -> int:
-    return len((folder / "train.jsonl").read_text(encoding="utf-8").splitlines())
+    return sum(1 for _ in read_rows(folder / "train.jsonl"))
 
 
 def _model(folder: Path, grid: dict) -> str:

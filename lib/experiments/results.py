@@ -2,7 +2,6 @@
 their seed alone."""
 
 import itertools
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from lib.experiments.sweep import SPLITS, UNTUNED, Sweep
 from lib.models.runs import read_metrics, read_run
 from lib.questions.baselines import baselines
 from lib.questions.data import Dataset, load_split
+from lib.questions.readers import read_rows
 
 
 def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:
@@ -27,12 +27,12 @@ def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:
     first = records[runs[0].name]
     for name, record in records.items():
         for key in ("base_sha256", "data_sha256", "prompt"):
-            if record[key] != first[key]:
+            if record.get(key) != first.get(key):
                 raise InputError(f"{sweep.folder}: runs {runs[0].name} and {name} differ in {key}; start a new sweep")
     results = [{**vars(run), "name": run.name, **_training(sweep.run_folder(run.name))} for run in runs]
     for result in results:
         result |= {split: _evaluation(sweep, result["name"], split, data[split]) for split in SPLITS}
-    shared = {name: first["settings"][name] for name in sweep.settings} | {"score": sweep.score}
+    shared = {name: first["settings"].get(name) for name in sweep.settings} | {"score": sweep.score}
     return {
         "settings": shared | {"base_sha256": first["base_sha256"], "libraries": first["libraries"]},
         "questions": {split: len(data[split].questions) for split in SPLITS},
@@ -56,7 +56,7 @@ def _training(folder: Path) -> dict:
 def _evaluation(sweep: Sweep, name: str, split: str, data: Dataset) -> dict:
     """Accuracy with its Wilson interval, and the gold's mean log-prob in nats, from the predictions of one model."""
     path = sweep.predictions(name, split)
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [record for _, record in read_rows(path)]
     if [record["id"] for record in records] != [question.id for question in data.questions]:
         raise InputError(f"{path}: not the questions of {data.source}; start a new sweep")
     correct, total = int(is_correct(records).sum()), len(records)

@@ -5,7 +5,6 @@ In the sweep's folder: `sweep.json` (what all runs share), `runs/NAME` with the 
 from its checkpoint.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from lib.cli import flag
 from lib.errors import InputError
 from lib.experiments.grid import Run
 from lib.models.runs import RUN_FILE, read_run
-from lib.paths import ROOT, atomic_file
+from lib.paths import ROOT, atomic_file, lock
 from lib.progress import progress
 
 SPLITS = ("validation", "test")
@@ -57,13 +56,8 @@ class Sweep:
         self.children: set[subprocess.Popen] = set()
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         # The scripts inherit it: after a kill of this process alone, the lock is held until they have ended too.
-        self.lock = (folder / ".lock").open("ab")
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waits = "a process of another sweep, or of one that was killed, still works here; waiting for it"
-            print(f"{folder}: {waits}", flush=True)
-            fcntl.flock(self.lock, fcntl.LOCK_EX)
+        waiting = "a process of another sweep, or of one that was killed, still works here; waiting for it"
+        self.lock = lock(folder / ".lock", waiting=waiting)
         try:
             self._compare_settings()
         except InputError:

@@ -1,11 +1,11 @@
 """What might raise accuracy: single changes of one recipe, compared on validation alone."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lib.evaluation.scores import is_correct
 from lib.experiments.sweep import UNTUNED, Sweep
+from lib.questions.readers import read_rows
 
 # Scores that the C++ scorer can choose by: what is chosen here is shipped there.
 COMPARED_SCORES = ("sum", "mean", "pmi", "reward")
@@ -45,7 +45,7 @@ def outcomes(sweep: Sweep, variations: Sequence[Variation]) -> list[Outcome]:
         for score in COMPARED_SCORES:
             path = sweep.predictions(variation.name, "validation", score)
             if path.exists():
-                records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                records = [record for _, record in read_rows(path)]
                 accuracies[score] = float(is_correct(records).mean())
         found.append(Outcome(variation.name, " ".join(variation.flags), accuracies))
     return found

@@ -4,12 +4,10 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import torch
 from peft import PeftModel
 from torch import nn
 
@@ -18,6 +16,7 @@ from lib.errors import InputError
 from lib.models.curve import plot_run
 from lib.paths import atomic_file
 from lib.questions.prompt import PromptConfig
+from lib.questions.readers import read_rows
 
 RUNS = Path("runs")
 RUN_FILE = "run.json"
@@ -38,58 +37,53 @@ def write_run(folder: Path, settings: dict) -> None:
 def read_run(folder: Path) -> dict:
     path = folder / RUN_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot read the run's configuration ({error})") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: no run's configuration, but a {type(record).__name__}")
+    return record
 
 
 def open_run(folder: Path, settings: dict, identity: dict, *, resume: bool) -> dict:
-    """Make the run folder with its configuration, or check that the run to resume is still the same.
+    """Begin the run's record in its folder, or check that the run to resume is still the same.
 
     settings: the flags. identity: what a resumed run must share (hashes of weights and data, prompt, processes).
-    Raises InputError where the folder holds something already, or where something has changed since.
+    Raises InputError where something has changed since.
     """
     if resume:
         record = read_run(folder)
-        if record["finished"]:
-            raise InputError(f"{folder}: this run has finished; evaluate it with `python eval_mc.py --model {folder}`")
         for name, value in identity.items():
-            if record[name] != value:
-                raise InputError(f"{folder / RUN_FILE}: {name} was {record[name]} and is now {value}; start a new run")
+            if record.get(name) != value:
+                was = record.get(name, "not recorded")
+                raise InputError(f"{folder / RUN_FILE}: {name} was {was} and is now {value}; start a new run")
         return record
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: exists already; choose another --output, or go on with --resume")
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings, **identity, "libraries": library_versions(), "finished": False}
     write_run(folder, record)
     return record
 
 
-def new_run_folder(name: str) -> Path:
-    """A folder `runs/NAME` that does not exist yet; a number is added where it does."""
-    folder, number = RUNS / name, 2
-    while folder.exists():
-        folder, number = RUNS / f"{name}-{number}", number + 1
-    return folder
+def resumed_settings(folder: Path, flags: Mapping, typed: Collection[str]) -> dict:
+    """The settings of the run in `folder`, and the `flags` (settings by name) that its version did not have yet.
 
-
-def newest_unfinished() -> Path:
-    """The run that a bare --resume goes on with; raises InputError if there is none."""
-    runs = [path.parent for path in RUNS.glob(f"*/{RUN_FILE}") if not read_run(path.parent).get("finished")]
-    if not runs:
-        raise InputError("--resume: no unfinished run under runs/; name one with --output")
-    return max(runs, key=lambda folder: (folder / RUN_FILE).stat().st_mtime)
-
-
-def resumed_settings(folder: Path, typed: Mapping) -> dict:
-    """The settings of the run in `folder`; raises InputError where a `typed` one contradicts them."""
-    saved = read_run(folder)["settings"]
-    for name, value in typed.items():
-        if value != saved[name]:
+    Raises InputError where the run has finished, where one of the `typed` flags contradicts it, and where it has a
+    setting that is no flag any more.
+    """
+    record = read_run(folder)
+    if record.get("finished"):
+        raise InputError(f"{folder}: this run has finished; evaluate it with `python eval_mc.py --model {folder}`")
+    saved = record.get("settings", {})
+    if unknown := sorted(saved.keys() - flags.keys()):
+        raise InputError(f"{folder}: the run was started with {flag(unknown[0])}, unknown here; start a new run")
+    for name in saved.keys() & typed:
+        if flags[name] != saved[name]:
             raise InputError(
-                f"{folder}: the run was started with {flag(name)} {saved[name]}, not {value}; leave it out"
+                f"{folder}: the run was started with {flag(name)} {saved[name]}, not {flags[name]}; leave it out"
             )
-    return saved
+    if lacking := {name: flags[name] for name in sorted(flags.keys() - saved.keys())}:
+        taken = ", ".join(f"{flag(name)} {value}" for name, value in lacking.items())
+        print(f"note: {folder} was started by another version, without {taken}")
+    return saved | lacking
 
 
 def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: PromptConfig) -> None:
@@ -107,7 +101,8 @@ def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: 
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name in MODEL_CONFIGS):
             path.replace(folder / path.name)
     write_run(folder, record | {"finished": True})
-    point_latest(folder)
+    if folder.resolve().parent == RUNS.resolve():  # not those of a sweep: the newest of them means nothing
+        point_latest(folder)
 
 
 def _write_card(path: Path, record: dict, metrics: list[dict]) -> None:
@@ -137,11 +132,10 @@ A {kind} that ranks candidate holdings by their log-prob after a passage. Valida
 
 
 def point_latest(folder: Path) -> None:
-    """Make `runs/latest` name this run; a reader sees the old link or the new one, never none."""
-    RUNS.mkdir(exist_ok=True)
+    """Make `runs/latest` name this run of runs/; a reader sees the old link or the new one, never none."""
     temporary = RUNS / f".latest.{os.getpid()}"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(folder.resolve(), RUNS.resolve()), target_is_directory=True)
+    temporary.symlink_to(folder.resolve().name, target_is_directory=True)
     temporary.replace(RUNS / "latest")
 
 
@@ -166,11 +160,4 @@ class MetricsLog:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
-
-
-def peak_memory_gb(device) -> float:
-    """Peak memory of this process so far in GB (10^9 bytes): the device's on a GPU, else the resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return [line for _, line in read_rows(folder / METRICS_FILE)]

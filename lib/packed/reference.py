@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -12,9 +13,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lib.packed.cache import cache_entry
 from lib.packed.inference import SCORING_BATCH_SIZE, score_questions
 from lib.packed.scoring import PackedScorer
-from lib.paths import CACHE_DIR, atomic_file
+from lib.paths import CACHE_DIR, atomic_file, warn_not_kept
 from lib.questions.prompt import EncodedQuestion
 
 
@@ -34,21 +36,36 @@ def reference_logprobs(
     layout = [precision, accelerator.device.type, torch.__version__, SCORING_BATCH_SIZE]
     path = CACHE_DIR / "reference" / f"{cache_key(weights_sha256, encoded, layout)}.safetensors"
     counts = [len(item.ending_ids) for item in encoded]
+    with cache_entry(path, lambda: _read(path, counts), lambda known: known is not None, accelerator) as entry:
+        logprobs, writable = entry
+        if logprobs is None:
+            logprobs = _compute(scorer, encoded, accelerator)
+            if writable:
+                _keep(path, logprobs)
+    return logprobs
+
+
+def _read(path: Path, counts: Sequence[int]) -> list[list[float]] | None:
+    """The log-probs kept in `path`, `counts` of them a question; None where it is absent or cut short."""
     try:
         flat = load_file(path)["logprobs"]
-        cached = flat.shape == (sum(counts),)
     except (OSError, SafetensorError, KeyError):
-        cached = False  # absent or cut short: compute it again
-    if cached:
-        return [values.tolist() for values in flat.split(counts)]
-    model = scorer.model
-    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-        logprobs = score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="reference")
-    if accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        return None
+    return [values.tolist() for values in flat.split(counts)] if flat.shape == (sum(counts),) else None
+
+
+def _keep(path: Path, logprobs: list[list[float]]) -> None:
+    try:
         with atomic_file(path) as temporary:
             save_file({"logprobs": torch.tensor([value for row in logprobs for value in row])}, temporary)
-    return logprobs
+    except (OSError, SafetensorError) as error:
+        warn_not_kept(path, error)
+
+
+def _compute(scorer: PackedScorer, encoded: Sequence[EncodedQuestion], accelerator: Accelerator) -> list[list[float]]:
+    model = scorer.model
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        return score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="reference")
 
 
 def cache_key(weights_sha256: str, encoded: Sequence[EncodedQuestion], layout: list) -> str:

@@ -8,10 +8,11 @@ from lib.errors import InputError
 from lib.models.loading import LoadedModel
 from lib.questions.data import Dataset
 from lib.questions.prompt import PromptConfig, encode_questions, report_encoding
+from lib.training.generation import Generation
 from lib.training.negatives import TrainingQuestion, training_questions
 from lib.training.recipe import Recipe, report_candidates
 from lib.training.rewards import similarity_rewards
-from lib.training.self_negatives import Generation, add_self_negatives, write_endings
+from lib.training.self_negatives import add_self_negatives, write_endings
 
 
 def prepare_questions(

@@ -1,7 +1,5 @@
 """What a training step is made of: its batches, its backward pass, and the sums behind its line in `metrics.jsonl`."""
 
-import signal
-import threading
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -172,15 +170,3 @@ def step_means(sums: Tensor, objective: Objective, seconds: float) -> tuple[dict
             means |= {"reward_chosen": mean["score_chosen"], "reward_rejected": mean["score_rejected"]}
             means["margin"] = mean["score_chosen"] - mean["score_rejected"]
     return means, {f"{name}_per_second": totals[name] / seconds for name in ("questions", "tokens")}
-
-
-def catch_interrupt() -> threading.Event:
-    """An event that the first Ctrl-C sets, so that the step ends and is saved; the second one interrupts at once."""
-    event = threading.Event()
-
-    def handler(signum, frame):
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, handler)
-    return event

@@ -10,6 +10,7 @@ from conftest import ROOT, opinions, rows, write_jsonl
 sys.path.insert(0, str(ROOT / "tools"))
 import reproduce  # noqa: E402
 
+from lib.experiments import reproduction  # noqa: E402
 from lib.experiments.variations import Outcome, best  # noqa: E402
 
 TINY = {
@@ -32,6 +33,28 @@ def test_the_best_variation_is_the_highest_on_validation_and_never_the_untuned_m
 def test_the_sizes_differ_in_flags_alone():
     first, second = reproduce.SIZES.values()
     assert first.keys() == second.keys() and first["train"].keys() == second["train"].keys()
+
+
+def test_mixing_keeps_every_row_whole_and_leaves_propositions_to_all(tmp_path, monkeypatch):
+    """str.splitlines would break a row at U+2028, which its JSON may hold."""
+    monkeypatch.setitem(reproduce.SIZES, "cpu", TINY)
+    flags = ["--casehold", str(tmp_path / "casehold"), "--opinions", "none", "--output", str(tmp_path / "out")]
+    work = reproduce.Reproduction(reproduce.build_parser().parse_args(flags))
+    made = {"casehold": rows(3), "out/mined": rows(4, start=10)}
+    made["out/mined"][0]["id"] = "proposition-1"
+    made["casehold"][0]["context"] += "\u2028\x85."
+    for folder, records in made.items():
+        for split in ("train", "validation", "test"):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records)
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    work.mix()
+    everything = made["casehold"] + made["out/mined"]
+    for name, expected in (("all", everything), ("questions", [row for row in everything if row["id"][0] == "q"])):
+        with (tmp_path / "out" / name / "train.jsonl").open(encoding="utf-8") as file:
+            mixed = [json.loads(line) for line in file]
+        assert sorted(mixed, key=lambda row: row["context"]) == sorted(expected, key=lambda row: row["context"])
+        assert reproduction._count(tmp_path / "out" / name) == len(expected)
 
 
 @pytest.mark.slow

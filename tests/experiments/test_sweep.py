@@ -11,15 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_jsonl
 from scipy.stats import norm
 
 import lib.experiments.sweep
 from lib.errors import InputError
+from lib.evaluation.predictions import write_predictions
+from lib.experiments import results, variations
 from lib.experiments.grid import Run, make_grid
 from lib.experiments.report import _cell
 from lib.experiments.sweep import Sweep
 from lib.models.runs import read_metrics, read_run
+from lib.questions.data import load_split
 from lib.training.losses import LOSSES
 
 SWEEP = ROOT / "tools" / "sweep.py"
@@ -210,6 +213,23 @@ def test_a_script_left_behind_keeps_the_next_sweep_waiting(stand_in, capsys):
     stand_in("")
     assert left_behind.poll() is not None or left_behind.wait(0.1) == 0
     assert "still works here; waiting for it" in capsys.readouterr().out
+
+
+def test_predictions_are_lines_of_new_lines_alone(tmp_path, data_folder):
+    """str.splitlines would break them inside an id."""
+    rows = [json.loads(line) for line in (data_folder / "test.jsonl").open()]
+    for number, row in enumerate(rows):
+        row["id"] = f"{number}\u2028\x85"
+    source = write_jsonl(tmp_path / "test.jsonl", rows)
+    data = load_split(str(source), "test")
+    records = [
+        {"id": row["id"], "prediction": row["label"], "label": row["label"], "logprobs": [-1.0] * 5} for row in rows
+    ]
+    with Sweep(tmp_path / "sweep", {}, None) as sweep:
+        for path in (sweep.predictions("a", "test"), sweep.predictions("untuned", "validation", "sum")):
+            write_predictions(path, records)
+        assert results._evaluation(sweep, "a", "test", data)["correct"] == len(rows)
+        assert variations.outcomes(sweep, [])[0].accuracies == {"sum": 1.0}
 
 
 def test_the_grid_of_the_papers():

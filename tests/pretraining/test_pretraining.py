@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -141,6 +143,46 @@ def test_stopped_and_resumed_equals_never_stopped(finished, tmp_path, text, monk
         pretrain_lm.main(["--resume", "--output", str(folder)])
 
 
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves(tmp_path, text, monkeypatch, capsys, sent, code):
+    step = Pretraining.step
+
+    def interrupted_in_the_second(self, batches):
+        if self.schedule.last_epoch == 1:
+            os.kill(os.getpid(), sent)
+        return step(self, batches)
+
+    monkeypatch.setattr(Pretraining, "step", interrupted_in_the_second)
+    flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--precision", "fp32", "--output", str(tmp_path / "model")]
+    assert pretrain_lm.main(flags) == code
+    said = capsys.readouterr().out
+    assert "stopped after step 1; go on: python tools/pretrain_lm.py --resume" in said and "device: cpu" in said
+    assert (tmp_path / "model" / "pretraining" / "checkpoint.safetensors").exists()
+
+
+def test_a_start_that_failed_or_was_killed_can_be_made_again(tmp_path, text, monkeypatch):
+    """A disk that is full when the rows are written; a kill at the same moment; another process that is at it."""
+    folder = tmp_path / "model"
+    flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--precision", "fp32", "--output", str(folder)]
+
+    def full(*_):
+        with pytest.raises(InputError, match="another process works in it"):
+            pretrain_lm.main(flags)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Rows, "save", full)
+        with pytest.raises(OSError):
+            pretrain_lm.main(flags)
+    assert not folder.exists()
+    (folder / ".pretraining.1.incomplete").mkdir(parents=True)
+    with pytest.raises(InputError, match="no run to go on with; start it without --resume"):
+        pretrain_lm.main(["--resume", "--output", str(folder)])
+    monkeypatch.setattr(pretrain_lm, "train", lambda output: 0)
+    assert pretrain_lm.main(flags) == 0
+    assert [path.name for path in folder.iterdir()] == ["pretraining"]
+
+
 def test_a_broken_checkpoint_is_named(tokenizer, tmp_path):
     size = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
     (tmp_path / "c").write_bytes(b"\x80\x04pickle")
@@ -186,7 +228,7 @@ def test_excluded_texts_are_left_out_and_counted(tmp_path, text, capsys):
         (["--text", "{text}", "--epochs", "1", "--vocab", "100", "--output", "out"], 2, "--vocab is at least"),
         (["--resume", "--output", "out"], 1, "no run to go on with"),
         (["--text", "nowhere", "--epochs", "1", "--output", "out"], 1, "nowhere: no such file or folder"),
-        (["--text", "{text}", "--epochs", "1", "--output", "."], 1, "exists already"),
+        (["--text", "{text}", "--epochs", "1", "--output", "{text.parent}"], 1, "exists already"),
         (["--text", "{text}", "--epochs", "1", "--output", "out", "--row-length", "2048"], 1, "the text is too short"),
     ],
 )

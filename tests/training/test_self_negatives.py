@@ -1,20 +1,22 @@
 """Negatives that the starting model writes: the text is its own, kept on disk, and joins without a trace elsewhere."""
 
-import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import rows, tiny_model
 
+import lib.training.generation
 import lib.training.self_negatives
 import train_sdpo
 from lib.models.loading import LoadedModel
 from lib.models.runs import read_metrics, read_run
 from lib.packed.inference import start_accelerator
 from lib.questions.prompt import PromptConfig
+from lib.training.generation import EndingSampler, Generation, ending_of, stop_ids
 from lib.training.negatives import training_questions
-from lib.training.self_negatives import Generation, add_self_negatives, ending_of, stop_ids, write_endings
+from lib.training.self_negatives import add_self_negatives, write_endings
 
 PROMPT = PromptConfig("{context}")
 
@@ -69,15 +71,55 @@ def test_text_is_kept_on_disk_and_reused(encode, write, cache, monkeypatch):
     encoded = encode(rows(5), template="{context}")
     first = write(encoded)
     [path] = cache.iterdir()
-    assert [json.loads(line)["endings"] for line in path.read_text(encoding="utf-8").splitlines()] == first[0]
-    generate = lib.training.self_negatives._generate
-    monkeypatch.setattr(lib.training.self_negatives, "_generate", None)
+    monkeypatch.setattr(EndingSampler, "sample", None)
     assert write(encoded) == first
-    monkeypatch.setattr(lib.training.self_negatives, "_generate", generate)
+    monkeypatch.undo()
+    monkeypatch.setattr(lib.training.self_negatives, "CACHE_DIR", cache.parent)
     path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
     assert write(encoded) == first  # cut short: written again, and the same
     assert write(encoded, seed=1)[0] != first[0] and write(encoded, seed=1)[1] != first[1]
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_kill_costs_the_batch_at_hand_alone(encode, write, cache, monkeypatch):
+    encoded = encode(rows(30), template="{context}")
+    undisturbed = write(encoded)
+    [path] = cache.iterdir()
+    whole = path.read_bytes()
+    path.unlink()
+    sample, sampled = EndingSampler.sample, []
+
+    def killed_at_the_third(self, number):
+        if len(sampled) == 2:
+            raise SystemError("killed")
+        sampled.append(number)
+        return sample(self, number)
+
+    monkeypatch.setattr(EndingSampler, "sample", killed_at_the_third)
+    with pytest.raises(SystemError):
+        write(encoded)
+    assert sampled == [0, 1] and whole.startswith(path.read_bytes()) and path.read_bytes().count(b"\n") == 2
+    with path.open("ab") as file:
+        file.write(b'{"batch": 2, "endi')
+    monkeypatch.setattr(EndingSampler, "sample", lambda self, number: (sampled.append(number), sample(self, number))[1])
+    assert write(encoded) == undisturbed and sampled == [0, 1, 2, 3]
+    assert path.read_bytes() == whole
+
+
+def test_what_str_splitlines_takes_for_the_end_of_a_line_is_none(encode, write, monkeypatch):
+    monkeypatch.setattr(lib.training.generation, "ending_of", lambda *_: "one\u2028two\x85three\u2029")
+    encoded = encode(rows(2), template="{context}")
+    first = write(encoded)
+    monkeypatch.setattr(EndingSampler, "sample", None)
+    assert write(encoded) == first and first[0][0][0] == "one\u2028two\x85three\u2029"
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(encode, write, tmp_path, monkeypatch, capsys):
+    encoded = encode(rows(3), template="{context}")
+    (tmp_path / "read-only").touch()  # below a file, nothing can be made
+    monkeypatch.setattr(lib.training.self_negatives, "CACHE_DIR", tmp_path / "read-only")
+    assert len(write(encoded)[0]) == 3
+    assert capsys.readouterr().out.startswith(f"warning: {tmp_path}/read-only/self_negatives: cannot be written (")
 
 
 def test_writing_leaves_the_random_state_and_the_model_as_they_were(encode, write):
@@ -128,12 +170,13 @@ def test_training_draws_them_and_goes_on_after_a_stop_as_if_never_stopped(
     class AfterTwoSteps:
         calls = 0
 
-        def is_set(self):
+        @property
+        def signum(self):
             self.calls += 1
-            return self.calls == 2
+            return signal.SIGINT if self.calls == 2 else 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_sdpo, "catch_interrupt", AfterTwoSteps)
+        patch.setattr(train_sdpo, "StopRequest", AfterTwoSteps)
         assert train_sdpo.main([*flags, "--output", "parts"]) == 130
     assert train_sdpo.main(["--resume", "--output", "parts"]) == 0
     adapters = [(Path(run) / "adapter_model.safetensors").read_bytes() for run in ("whole", "parts")]

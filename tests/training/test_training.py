@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import load
 from conftest import CASEHOLD, QWEN2_TOKENIZER, ROOT, needs_casehold, run_python, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -136,19 +138,42 @@ def test_killed_and_resumed_equals_never_killed(finished, tmp_path, model_folder
     assert values(run) == values(finished)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, model_folder, data_folder):
-    command = [sys.executable, str(ROOT / "train_sdpo.py"), *arguments(model_folder, data_folder, "--epochs", 400)]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        run = tmp_path / "runs" / "sdpo-neg4"
-        while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_bytes()) < 300:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=120)[0]
-    assert process.returncode == 130 and "--resume --output runs/sdpo-neg4" in output
-    assert len(list(run.glob("checkpoints/step-*"))) == 1
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys, model_folder, data_folder, sent, code):
+    monkeypatch.chdir(tmp_path)
+    step = train_sdpo.backward
+
+    def interrupted_in_the_second(scorer, batch, *others):
+        if batch.step == 1:
+            os.kill(os.getpid(), sent)
+        return step(scorer, batch, *others)
+
+    monkeypatch.setattr(train_sdpo, "backward", interrupted_in_the_second)
+    assert train_sdpo.main(arguments(model_folder, data_folder)) == code
+    told = "stopped after step 1; go on: python train_sdpo.py --resume --output runs/sdpo-neg4"
+    assert told in capsys.readouterr().out
+    assert [path.name for path in Path("runs/sdpo-neg4/checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, model_folder, data_folder) -> tuple[Path, list[int]]:
+    """The folder in which a run was trained, but not below its runs/, and the epochs whose order was drawn."""
+    folder, drawn = tmp_path_factory.mktemp("elsewhere"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        order = train_sdpo.epoch_order
+        patch.setattr(train_sdpo, "epoch_order", lambda *args: (drawn.append(args[-1]), order(*args))[1])
+        assert train_sdpo.main(arguments(model_folder, data_folder, "--epochs", 2, "--output", "sweep/runs/a")) == 0
+    return folder, drawn
+
+
+def test_the_order_of_an_epoch_is_drawn_once(elsewhere):
+    assert elsewhere[1] == [0, 1]
+
+
+def test_latest_names_runs_of_runs_alone(elsewhere, finished):
+    assert (finished.parent / "latest").resolve() == finished
+    assert [path.name for path in elsewhere[0].iterdir()] == ["sweep"]
 
 
 def test_accumulation_equals_one_batch(tmp_path, monkeypatch, model_folder, data_folder):
@@ -160,19 +185,36 @@ def test_accumulation_equals_one_batch(tmp_path, monkeypatch, model_folder, data
     assert_same_run(Path("parts"), Path("whole"))
 
 
-def test_two_processes_equal_one(tmp_path, model_folder, data_folder):
-    flags = ["--epochs", 1, "--lora-dropout", 0, "--output"]
-    run_python(
-        ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *flags, "one", "--batch-size", 4), cwd=tmp_path
-    )
-    run_python(
-        *("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29511, ROOT / "train_sdpo.py"),
-        *arguments(model_folder, data_folder, *flags, "two", "--batch-size", 2),
+# The second process finds nothing in the cache, as on a disk that it does not share with the first.
+WITHOUT_SHARED_CACHE = f"""
+import os, pathlib, sys
+sys.path.insert(0, {str(ROOT)!r})
+import lib.packed.reference, train_sdpo
+if os.environ["RANK"] == "1":
+    lib.packed.reference.CACHE_DIR = pathlib.Path("other-cache")
+train_sdpo.main()
+"""
+
+
+def test_two_processes_equal_one_and_speak_as_one(tmp_path, model_folder, data_folder):
+    flags = ["--epochs", 1, "--lora-dropout", 0]
+    one = [*flags, "--output", "runs/sdpo-neg4", "--batch-size", 4]
+    run_python(ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *one), cwd=tmp_path)
+    (tmp_path / "train.py").write_text(WITHOUT_SHARED_CACHE)
+    result = run_python(
+        *("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29511, "train.py"),
+        *arguments(model_folder, data_folder, *flags, "--batch-size", 2),
         cwd=tmp_path,
         OMP_NUM_THREADS="1",
     )
-    assert read_run(tmp_path / "two")["num_processes"] == 2 and read_run(tmp_path / "one")["num_processes"] == 1
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+    one, two = tmp_path / "runs" / "sdpo-neg4", tmp_path / "runs" / "sdpo-neg4-2"
+    assert read_run(two)["num_processes"] == 2 and read_run(one)["num_processes"] == 1
+    assert_same_run(two, one)
+    for line in ("device: cpu", "self-check", "step 0: loss", "epoch 1: validation accuracy"):
+        assert result.stdout.count(line) == 1
+    [newest] = two.glob("checkpoints/step-*")
+    states = [load(newest / f"random_states_{rank}.pkl")["torch_manual_seed"] for rank in range(2)]
+    assert not torch.equal(*states)  # dropout differs
 
 
 def assert_same_run(run: Path, other: Path) -> None:
@@ -192,8 +234,6 @@ def test_an_infinite_loss_stops_with_the_ids(tmp_path, monkeypatch, model_folder
 
 def test_resume_refuses_other_settings_and_other_data(finished, tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(finished.parent.parent)
-    with pytest.raises(InputError, match="the run was started with --beta 0.1, not 0.5"):
-        train_sdpo.main(["--resume", "--output", str(finished), "--beta", "0.5"])
     with pytest.raises(InputError, match="this run has finished"):
         train_sdpo.main(["--resume", "--output", str(finished)])
     with pytest.raises(InputError, match="exists already"):
@@ -202,16 +242,20 @@ def test_resume_refuses_other_settings_and_other_data(finished, tmp_path, monkey
     run.mkdir()
     record = read_run(finished) | {"finished": False, "data_sha256": {"train": "0", "validation": "0"}}
     (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="the run was started with --beta 0.1, not 0.5"):
+        train_sdpo.main(["--resume", "--output", str(run), "--beta", "0.5"])
     with pytest.raises(InputError, match=r"run.json: data_sha256 was .* and is now"):
+        train_sdpo.main(["--resume", "--output", str(run)])
+    del record["data_sha256"]
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"run.json: data_sha256 was not recorded and is now"):
         train_sdpo.main(["--resume", "--output", str(run)])
 
 
 def test_the_marsh_preset_changes_defaults_and_flags_win():
-    settings, _, _ = train_sdpo.read_settings(["--preset", "marsh"])
-    assert settings.max_length == 256
-    settings, _, _ = train_sdpo.read_settings(["--preset", "marsh", "--max-length", "300"])
-    assert settings.max_length == 300
-    assert train_sdpo.read_settings([])[0].max_length == 512
+    preset = ["--preset", "marsh"]
+    for flags, expected in (([], 512), (preset, 256), ([*preset, "--max-length", "300"], 300)):
+        assert train_sdpo.read_flags(flags)[0]["max_length"] == expected
 
 
 @pytest.mark.parametrize(

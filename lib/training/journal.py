@@ -1,0 +1,48 @@
+"""What a run tells while it trains: the progress bar, the lines above it, and `metrics.jsonl`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from lib.models.device import peak_memory_gb
+from lib.models.runs import MetricsLog
+from lib.progress import progress
+
+SHOWN = ("loss", "reward_accuracy", "logprob_accuracy", "margin")  # behind the bar
+
+
+class Journal:
+    """Every process calls it, the main one alone writes."""
+
+    def __init__(self, run: Path, accelerator: Accelerator, num_steps: int, *, step: int, metrics_bytes: int):
+        """Go on at `step`, after the first `metrics_bytes` bytes of the metrics."""
+        self.device, self.is_main = accelerator.device, accelerator.is_main_process
+        self.log = MetricsLog(run, metrics_bytes) if self.is_main else None
+        self.bar = progress(total=num_steps, initial=step, unit="step", disable=not self.is_main)
+
+    def step(self, step: int, epoch: int, means: Mapping[str, float], **others: float) -> None:
+        """The step's `means`, in the metrics with `others`; those of step 0 in a line too, where nothing is learnt
+        yet."""
+        if not self.is_main:
+            return
+        self.log.write(step=step, epoch=epoch, **means, **others, peak_memory_gb=peak_memory_gb(self.device))
+        if step == 0:
+            rewards = f", rewards {means['reward_chosen']:.4f}" if "reward_chosen" in means else ""
+            self.bar.write(f"step 0: loss {means['loss']:.4f}{rewards} (nothing is learnt yet)")
+        shown = {name.replace("_", " "): f"{means[name]:.3f}" for name in SHOWN if name in means}
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update()
+
+    def validation(self, step: int, epoch: int, accuracy: float, num_questions: int) -> None:
+        if self.is_main:
+            self.log.write(step=step, epoch=epoch, validation_accuracy=accuracy)
+            self.bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {num_questions}")
+
+    @property
+    def metrics_bytes(self) -> int:
+        """Bytes of the metrics, safely on disk."""
+        return self.log.size if self.is_main else 0
+
+    def close(self) -> None:
+        self.bar.close()
