@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib.checksums import write_sums
 from lib.cli import HelpFormatter, positive_float, positive_int
 from lib.errors import InputError, StopRequest, run_script
 from lib.mining.corpus import load_corpus
@@ -262,8 +263,10 @@ def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None
     with tempfile.TemporaryDirectory(dir=output) as temporary:
         training.model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
+        files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json")
+        for path in files:
             path.replace(output / path.name)
+    write_sums(output, [path.name for path in files])
     speeds = sorted(line["tokens_per_second"] for line in metrics if "tokens_per_second" in line)
     speed = speeds[len(speeds) // 2]
     reached = speed * flops_per_token(training, settings["row_length"])

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from lib.checksums import check_sums, write_sums
 from lib.paths import CACHE_DIR, atomic_dir, cache_lock, source_sha256
 
 SPLIT_SIZES = {"train": 1200, "validation": 200, "test": 400}
@@ -107,6 +108,7 @@ def ensure_data() -> Path:
     """The folder with the demo's three splits, written on first use."""
     folder = CACHE_DIR / "demo" / f"data-{source_sha256(__file__)[:16]}"
     if folder.exists():
+        check_sums(folder)
         return folder
     with cache_lock(folder):
         if not folder.exists():  # another process may have made it meanwhile
@@ -114,4 +116,5 @@ def ensure_data() -> Path:
                 for split in SPLIT_SIZES:
                     lines = (json.dumps(row) + "\n" for row in rows(split))
                     (temporary / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+                write_sums(temporary)
     return folder

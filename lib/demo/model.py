@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
+from lib.checksums import check_sums, write_sums
 from lib.demo import data as demo_data
 from lib.paths import CACHE_DIR, atomic_dir, cache_lock, source_sha256
 from lib.pretraining import language_model
@@ -26,6 +27,7 @@ def ensure_base_model() -> Path:
     key = source_sha256(__file__, demo_data.__file__, language_model.__file__)
     folder = CACHE_DIR / "demo" / f"model-{key[:16]}"
     if folder.exists():
+        check_sums(folder)
         return folder
     with cache_lock(folder):
         if not folder.exists():  # another process may have made it meanwhile
@@ -35,6 +37,7 @@ def ensure_base_model() -> Path:
             with atomic_dir(folder, shared=True) as temporary:
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
+                write_sums(temporary)
     return folder
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lib.checksums import check_sums, write_sums
 from lib.errors import InputError, first_line
 from lib.paths import flush
 
@@ -58,6 +59,7 @@ class Checkpoints:
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 (temporary / STATE_FILE).write_text(json.dumps({"step": step} | state), encoding="utf-8")
+                write_sums(temporary)
                 flush(temporary)
                 temporary.rename(final)
                 flush(self.folder)
@@ -98,10 +100,11 @@ class Checkpoints:
 
     def _restore(self, checkpoint: Path) -> tuple[dict, str | None]:
         try:
+            check_sums(checkpoint)
             state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
             self.accelerator.load_state(str(checkpoint))
             random_states = load(checkpoint / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl")
-        except BROKEN as error:
+        except (*BROKEN, InputError) as error:
             return {}, first_line(error)
         self._check_random_states(checkpoint, random_states)
         return state, None

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from lib.checksums import check_sums
 from lib.errors import InputError
 from lib.hub import require_hub
 from lib.models.runs import RUN_FILE, read_run
@@ -56,6 +57,8 @@ def load_model(source: str, dtype: torch.dtype, *, merge: bool = False) -> Loade
     transformers_logging.disable_progress_bar()
     location = resolve(source)
     folder = Path(location) if Path(location).is_dir() else None
+    if folder:
+        check_sums(folder)
     if folder and (folder / ADAPTER_CONFIG).exists():
         model = _load_run(folder, dtype, merge)
     else:

@@ -11,11 +11,12 @@ from pathlib import Path
 from peft import PeftModel
 from torch import nn
 
+from lib.checksums import write_sums
 from lib.cli import flag
 from lib.errors import InputError
 from lib.models.curve import plot_run
 from lib.paths import atomic_file
-from lib.questions.prompt import PromptConfig
+from lib.questions.prompt import PROMPT_FILE, PromptConfig
 from lib.questions.readers import read_rows
 
 RUNS = Path("runs")
@@ -98,8 +99,10 @@ def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: 
         tokenizer.save_pretrained(temporary)
         _write_card(Path(temporary) / "README.md", record, metrics)
         # The configuration comes last: with it, the folder counts as a model.
-        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name in MODEL_CONFIGS):
+        files = sorted(Path(temporary).iterdir(), key=lambda path: path.name in MODEL_CONFIGS)
+        for path in files:
             path.replace(folder / path.name)
+    write_sums(folder, [PROMPT_FILE, *(path.name for path in files if path.suffix != ".md")])
     write_run(folder, record | {"finished": True})
     if folder.resolve().parent == RUNS.resolve():  # not those of a sweep: the newest of them means nothing
         point_latest(folder)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from lib.packed.cache import cache_entry
 from lib.packed.inference import SCORING_BATCH_SIZE, score_questions
@@ -46,18 +46,25 @@ def reference_logprobs(
 
 
 def _read(path: Path, counts: Sequence[int]) -> list[list[float]] | None:
-    """The log-probs kept in `path`, `counts` of them a question; None where it is absent or cut short."""
+    """The log-probs kept in `path`, `counts` of them a question; None where it is absent, cut short or damaged."""
     try:
-        flat = load_file(path)["logprobs"]
-    except (OSError, SafetensorError, KeyError):
+        with safe_open(path, "pt") as file:
+            flat, sha256 = file.get_tensor("logprobs"), (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
         return None
-    return [values.tolist() for values in flat.split(counts)] if flat.shape == (sum(counts),) else None
+    whole = flat.shape == (sum(counts),) and sha256 == _sha256(flat)
+    return [values.tolist() for values in flat.split(counts)] if whole else None
+
+
+def _sha256(flat: torch.Tensor) -> str:
+    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
 
 
 def _keep(path: Path, logprobs: list[list[float]]) -> None:
+    flat = torch.tensor([value for row in logprobs for value in row])
     try:
         with atomic_file(path) as temporary:
-            save_file({"logprobs": torch.tensor([value for row in logprobs for value in row])}, temporary)
+            save_file({"logprobs": flat}, temporary, {"sha256": _sha256(flat)})
     except (OSError, SafetensorError) as error:
         warn_not_kept(path, error)
 

@@ -88,7 +88,7 @@ def write_endings(
         for index, endings in zip(indices, batches[number], strict=True)
     )
     written = [endings for _, endings in by_question]
-    return written, hashlib.sha256(json.dumps(written).encode()).hexdigest()
+    return written, _sha256(written)
 
 
 def _read(path: Path) -> tuple[dict[int, list[list[str]]], int]:
@@ -98,6 +98,8 @@ def _read(path: Path) -> tuple[dict[int, list[list[str]]], int]:
         with path.open("rb") as file:  # in bytes a line ends at \n alone, and a text may hold U+2028 and others
             for line in file:
                 record = json.loads(line)
+                if record.pop("sha256") != _sha256(record):
+                    break  # damaged: it is written again, with what follows
                 batches[record["batch"]] = record["endings"]
                 num_bytes += len(line)
     except (OSError, ValueError, KeyError, TypeError):
@@ -123,9 +125,14 @@ def _write_missing(sampler: EndingSampler, batches: dict, accelerator: Accelerat
                 bar.update(len(endings))
 
 
+def _sha256(values: list | dict) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
 def _append(file: BinaryIO, record: dict) -> bool:
     """Whether the record could be kept."""
     try:
+        record = record | {"sha256": _sha256(record)}
         file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
         file.flush()
     except OSError as error:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.utils import RNG_STATE_NAME
 
+from lib.checksums import write_sums
 from lib.errors import InputError
 from lib.models.checkpoint import Checkpoints
 from lib.packed.inference import start_accelerator
@@ -97,6 +98,7 @@ def test_random_states_that_cannot_be_restored_end_the_run(saved, tmp_path, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "checkpoints" / "step-00000003" / RANDOM_STATES
     torch.save(torch.load(path, weights_only=False) | change, path)
+    write_sums(path.parent)
     with pytest.raises(InputError, match=message):
         Trained(tmp_path).checkpoints.load_newest()
     assert names(tmp_path) == ["step-00000002", "step-00000003"]
