@@ -8,7 +8,6 @@ differs by more than --tolerance.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from lib.evaluation.scores import score_values
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import STRIP, Question, load_split
 from lib.questions.prompt import PromptConfig, encode_questions, ending_text
+from lib.questions.readers import read_rows
 
 PROMPT = PromptConfig("{context}", max_length=4096, end_token=False)
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def read_values(path: Path) -> list[float]:
     """The score of every candidate of every question, one after the other."""
-    return [value for line in path.read_text().splitlines() for value in score_values(json.loads(line))]
+    return [value for _, record in read_rows(path) for value in score_values(record)]
 
 
 @torch.inference_mode()

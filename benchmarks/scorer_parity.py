@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read(text: str) -> list[dict]:
-    records = [json.loads(line) for line in text.splitlines()]
+    records = [json.loads(line) for line in text.rstrip("\n").split("\n")]
     return [record | {name: np.array(record[name]) for name in ("logprobs", "tokens")} for record in records]
 
 

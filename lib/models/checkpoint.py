@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib.checksums import check_sums, write_sums
-from lib.errors import InputError, first_line
+from lib.errors import InputError, first_line, is_out_of_memory
 from lib.paths import flush
 
 WEIGHTS_FILE = "trained.safetensors"
@@ -65,7 +65,7 @@ class Checkpoints:
                 flush(self.folder)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            free = shutil.disk_usage(self.folder).free / 1e9
+            free = shutil.disk_usage(self.folder.parent).free / 1e9
             raise InputError(
                 f"{final}: cannot be written ({first_line(error)}; {free:.1f} GB are free); make room, then --resume"
             ) from None
@@ -81,18 +81,20 @@ class Checkpoints:
 
         Raises InputError where all are broken, and where random states cannot be restored on this machine.
         """
-        checkpoints = broadcast_object_list([self._newest_first()])[0]
+        checkpoints, broken = broadcast_object_list([self._newest_first()])[0], []
         for checkpoint in checkpoints:
             state, problem = self._restore(checkpoint)
             problems = [found for found in gather_object([problem]) if found]
             if not problems:
+                if self.accelerator.is_main_process:
+                    for other in broken:
+                        other.rename(other.with_name(f"broken-{other.name}"))
                 return state
+            broken.append(checkpoint)
             named = f"{checkpoint}: broken checkpoint ({problems[0]})"
             if checkpoint == checkpoints[-1]:
                 raise InputError(f"{named}; start the run again")
             self.accelerator.print(f"warning: {named}; going on from the one before")
-            if self.accelerator.is_main_process:
-                checkpoint.rename(checkpoint.with_name(f"broken-{checkpoint.name}"))
         return None
 
     def _newest_first(self) -> list[Path]:
@@ -105,6 +107,8 @@ class Checkpoints:
             self.accelerator.load_state(str(checkpoint))
             random_states = load(checkpoint / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl")
         except (*BROKEN, InputError) as error:
+            if is_out_of_memory(error):
+                raise
             return {}, first_line(error)
         self._check_random_states(checkpoint, random_states)
         return state, None

@@ -1,4 +1,4 @@
-"""Programs that are killed, whose disk fills up, whose files are damaged, or that meet each other at work: nothing is lost
+"""Programs that are killed, whose disk fills up, whose files are damaged, or that meet at work: nothing is lost
 that was computed, nothing half-written counts, and no answer is wrong.
 
 CHAOS_KILLS=100 raises the number of kills of each program; what was done is printed with `pytest -s`.

@@ -85,6 +85,7 @@ def test_where_all_are_broken_the_last_is_named(saved, tmp_path):
         (folder / "optimizer.bin").write_bytes(b"")
     with pytest.raises(InputError, match=r"step-00000002: broken checkpoint \(.*\); start the run again"):
         Trained(tmp_path).checkpoints.load_newest()
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
 
 
 @pytest.mark.parametrize(
