@@ -2,9 +2,14 @@
 
 #include <stdexcept>
 
-/// Bad input, model or output: what() is one line that says what is wrong and where. The program ends with code 1,
-/// or, where one row is at fault, that row becomes an error record.
-class InputError : public std::runtime_error {
+/// The program cannot go on: what() is one line that says what is wrong, where, and what to do. It ends with code 1.
+class FatalError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// One row cannot be scored: what() is one line that says why. The row becomes an error record and the next is answered.
+class RowError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };

@@ -19,25 +19,25 @@ namespace {
 constexpr int kDeepest = 32;  // nested arrays and objects; no form has more than 2
 
 [[noreturn]] void fail(const std::string& field, const std::string& what) {
-  throw InputError("field '" + field + "': " + what);
+  throw RowError("field '" + field + "': " + what);
 }
 
 Json parse(std::string_view line) {
   const auto bound_depth = [](int depth, Json::parse_event_t, Json&) {
-    if (depth > kDeepest) throw InputError("broken JSON: nested deeper than " + std::to_string(kDeepest) + " levels");
+    if (depth > kDeepest) throw RowError("broken JSON: nested deeper than " + std::to_string(kDeepest) + " levels");
     return true;
   };
   // The parser would take a NUL for the end, and pass over a byte order mark.
   const size_t nul = line.find('\0'), mark = line.rfind("\xEF\xBB\xBF", 0);
   if (nul != line.npos || mark == 0) {
-    throw InputError("broken JSON or not UTF-8, at byte " + std::to_string(mark == 0 ? 1 : nul + 1));
+    throw RowError("broken JSON or not UTF-8, at byte " + std::to_string(mark == 0 ? 1 : nul + 1));
   }
   try {
     return Json::parse(line.begin(), line.end(), bound_depth);
   } catch (const Json::parse_error& error) {
-    throw InputError("broken JSON or not UTF-8, at byte " + std::to_string(error.byte));
+    throw RowError("broken JSON or not UTF-8, at byte " + std::to_string(error.byte));
   } catch (const Json::out_of_range&) {
-    throw InputError("broken JSON: a number is out of range");
+    throw RowError("broken JSON: a number is out of range");
   }
 }
 
@@ -63,7 +63,7 @@ const Form& recognise(const Json& row) {
   const Form& form = *std::max_element(kForms.begin(), kForms.end(),
                                        [&](const Form& a, const Form& b) { return count(a) < count(b); });
   if (!row.contains(form.prompt) && !row.contains(form.candidates)) {
-    throw InputError("its fields are of no known form; those are (context, endings), (citing_prompt, holding_0, "
+    throw RowError("its fields are of no known form; those are (context, endings), (citing_prompt, holding_0, "
                      "holding_1, ...), (question, choices) and (prompt, responses)");
   }
   return form;
@@ -169,7 +169,7 @@ struct JsonRow::Object {
 };
 
 JsonRow::JsonRow(std::string_view line) : object_(new Object{parse(line)}) {
-  if (!object_->value.is_object()) throw InputError("the line is not a JSON object");
+  if (!object_->value.is_object()) throw RowError("the line is not a JSON object");
 }
 
 JsonRow::~JsonRow() = default;

@@ -10,21 +10,21 @@
 /// One line of the input: a JSON object in one of the forms that eval_mc.py reads too. Only json.cpp parses JSON.
 ///
 /// LexGLUE (context, endings, label?), the original CaseHOLD columns (citing_prompt, holding_0.., label?), MMLU style
-/// (question, choices, answer?) and graded (prompt, responses, scores?). Every InputError names the field.
+/// (question, choices, answer?) and graded (prompt, responses, scores?). Every RowError names the field.
 class JsonRow {
  public:
-  /// Throws InputError where the line is no JSON object, is not UTF-8, or holds a lone surrogate.
+  /// Throws RowError where the line is no JSON object, is not UTF-8, or holds a lone surrogate.
   explicit JsonRow(std::string_view line);
   ~JsonRow();
 
-  /// The row's own id; none where it has none. Throws InputError for one that is no string or integer.
+  /// The row's own id; none where it has none. Throws RowError for one that is no string or integer.
   std::optional<std::string> id() const;
 
   /// The candidates, and as fields the prompt and every other string column, for the template to name.
-  /// Throws InputError for a form it does not know, a broken field, fewer than 2 candidates, a label out of range.
+  /// Throws RowError for a form it does not know, a broken field, fewer than 2 candidates, a label out of range.
   Question question() const;
 
-  /// The field `text`. Throws InputError where it is missing or no string.
+  /// The field `text`. Throws RowError where it is missing or no string.
   const std::string& text() const;
 
  private:

@@ -19,13 +19,13 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // some editors beg
 
 int open_input(const std::string& path) {
   const int fd = path == "-" ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw InputError(path + ": cannot be opened (" + std::strerror(errno) + ")");
+  if (fd < 0) throw FatalError(path + ": cannot be opened (" + std::strerror(errno) + ")");
   return fd;
 }
 
 int open_event() {
   const int fd = eventfd(0, EFD_CLOEXEC);
-  if (fd < 0) throw InputError(std::string("cannot make an event (") + std::strerror(errno) + ")");
+  if (fd < 0) throw FatalError(std::string("cannot make an event (") + std::strerror(errno) + ")");
   return fd;
 }
 
@@ -45,7 +45,7 @@ void LineReader::stop() {
 LineReader::Fill LineReader::fill() {
   pollfd waiting[2] = {{input_.get(), POLLIN, 0}, {stop_event_.get(), POLLIN, 0}};
   while (poll(waiting, 2, -1) < 0) {
-    if (errno != EINTR) throw InputError(name_ + ": cannot be read (" + std::strerror(errno) + ")");
+    if (errno != EINTR) throw FatalError(name_ + ": cannot be read (" + std::strerror(errno) + ")");
   }
   if (waiting[1].revents != 0) return Fill::kStopped;
   buffer_.erase(0, begin_);
@@ -56,7 +56,7 @@ LineReader::Fill LineReader::fill() {
   const ssize_t got = read(input_.get(), buffer_.data() + size, kReadSize);
   buffer_.resize(size + static_cast<size_t>(got > 0 ? got : 0));
   if (got < 0 && errno != EINTR && errno != EAGAIN) {
-    throw InputError(name_ + ": cannot be read (" + std::strerror(errno) + ")");
+    throw FatalError(name_ + ": cannot be read (" + std::strerror(errno) + ")");
   }
   return got == 0 ? Fill::kEnd : Fill::kMore;
 }

@@ -18,11 +18,11 @@ class LineReader {
  public:
   static constexpr size_t kLongestLine = 16 * 1024 * 1024;  // bytes
 
-  /// `path` "-" is standard input. Throws InputError where the file cannot be opened.
+  /// `path` "-" is standard input. Throws FatalError where the file cannot be opened.
   explicit LineReader(const std::string& path);
 
   /// The next line that is not blank; empty at the end, or once stop() was called.
-  /// Throws InputError where reading fails.
+  /// Throws FatalError where reading fails.
   std::optional<Line> next();
 
   /// Ends a next() that waits on another thread.

@@ -141,13 +141,13 @@ int tokenize(const CommandLine& line, const Tokenizer& tokenizer) {
   bool failed = false;
   for (size_t row = 0; const auto text = input.next(); ++row) {
     try {
-      if (text->too_long) throw InputError("the line is too long");
+      if (text->too_long) throw RowError("the line is too long");
       std::string ids;
       for (const int64_t id : tokenizer.encode(JsonRow(text->text).text())) {
         ids += (ids.empty() ? "" : ", ") + std::to_string(id);
       }
       output.write("{\"ids\": [" + ids + "]}\n");
-    } catch (const InputError& error) {
+    } catch (const RowError& error) {
       failed = true;
       std::cerr << "error: " << input.name() << ":" << text->number << ": " << error.what() << std::endl;
       output.write(error_to_json(std::to_string(row), error.what()));

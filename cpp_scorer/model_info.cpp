@@ -35,7 +35,7 @@ class Metadata {
     return number;
   }
 
-  [[noreturn]] void fail(const std::string& what) const { throw InputError(path_ + ": " + what); }
+  [[noreturn]] void fail(const std::string& what) const { throw FatalError(path_ + ": " + what); }
 
  private:
   const std::string& path_;
@@ -80,7 +80,7 @@ ModelInfo load_model_info(const std::string& path) {
 
 void check_same_contract(const ModelInfo& model, const ModelInfo& reference) {
   const auto refuse = [&](const char* what) {
-    throw InputError(reference.path + ": its " + what + " is not that of " + model.path +
+    throw FatalError(reference.path + ": its " + what + " is not that of " + model.path +
                      "; a model and its reference must see the same ids");
   };
   if (model.tokenizer_sha256 != reference.tokenizer_sha256) refuse("tokenizer");

@@ -15,9 +15,9 @@ struct ModelInfo {
   bool one_at_a_time = false;
 };
 
-/// Reads and checks the metadata that export.py writes. Throws InputError where a key is absent, the format version
+/// Reads and checks the metadata that export.py writes. Throws FatalError where a key is absent, the format version
 /// is another, the tokenizer's hash differs, the weights' file is missing or not the one the graph was exported with.
 ModelInfo load_model_info(const std::string& path);
 
-/// Throws InputError where the two models would not see the same ids: their log-probs could not be compared.
+/// Throws FatalError where the two models would not see the same ids: their log-probs could not be compared.
 void check_same_contract(const ModelInfo& model, const ModelInfo& reference);

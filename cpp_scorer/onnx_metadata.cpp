@@ -31,9 +31,9 @@ class FieldReader {
       case kFixed64: payload_ = 8; break;
       case kLengthDelimited: payload_ = varint(); break;
       case kFixed32: payload_ = 4; break;
-      default: throw InputError(path_ + ": not an ONNX model");
+      default: throw FatalError(path_ + ": not an ONNX model");
     }
-    if (payload_ > end_ - position_) throw InputError(path_ + ": truncated, or not an ONNX model");
+    if (payload_ > end_ - position_) throw FatalError(path_ + ": truncated, or not an ONNX model");
     return tag >> 3;
   }
 
@@ -43,10 +43,10 @@ class FieldReader {
   }
 
   std::string text() {
-    if (payload_ > kLargestMetadata) throw InputError(path_ + ": not an ONNX model");
+    if (payload_ > kLargestMetadata) throw FatalError(path_ + ": not an ONNX model");
     std::string bytes(payload_, '\0');
     file_.read(bytes.data(), static_cast<std::streamsize>(payload_));
-    if (!file_) throw InputError(path_ + ": cannot be read (" + std::strerror(errno) + ")");
+    if (!file_) throw FatalError(path_ + ": cannot be read (" + std::strerror(errno) + ")");
     position_ += payload_;
     return bytes;
   }
@@ -60,12 +60,12 @@ class FieldReader {
     uint64_t value = 0;
     for (int shift = 0; shift < 64; shift += 7) {
       const int byte = position_ < end_ ? file_.get() : EOF;
-      if (byte == EOF) throw InputError(path_ + ": truncated, or not an ONNX model");
+      if (byte == EOF) throw FatalError(path_ + ": truncated, or not an ONNX model");
       ++position_;
       value |= static_cast<uint64_t>(byte & 127) << shift;
       if (byte < 128) return value;
     }
-    throw InputError(path_ + ": not an ONNX model");
+    throw FatalError(path_ + ": not an ONNX model");
   }
 
   std::ifstream& file_;
@@ -80,7 +80,7 @@ std::map<std::string, std::string> read_onnx_metadata(const std::string& path) {
   const uint64_t size = std::filesystem::file_size(path, error);
   std::ifstream file(path, std::ios::binary);
   if (error || !file) {
-    throw InputError(path + ": cannot be read (" + (error ? error.message() : std::strerror(errno)) + ")");
+    throw FatalError(path + ": cannot be read (" + (error ? error.message() : std::strerror(errno)) + ")");
   }
 
   std::map<std::string, std::string> metadata;
@@ -102,6 +102,6 @@ std::map<std::string, std::string> read_onnx_metadata(const std::string& path) {
     model.passed();
     metadata[key] = value;
   }
-  if (!has_graph) throw InputError(path + ": truncated, or not an ONNX model");
+  if (!has_graph) throw FatalError(path + ": truncated, or not an ONNX model");
   return metadata;
 }

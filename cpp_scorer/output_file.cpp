@@ -63,5 +63,5 @@ void OutputFile::commit() {
 }
 
 void OutputFile::fail(const char* what) const {
-  throw InputError((path_ == "-" ? "stdout" : path_) + ": " + what + " (" + std::strerror(errno) + ")");
+  throw FatalError((path_ == "-" ? "stdout" : path_) + ": " + what + " (" + std::strerror(errno) + ")");
 }

@@ -9,15 +9,15 @@
 /// the file system can, none at all, so that nothing half-written stays behind, whatever ends the program.
 class OutputFile {
  public:
-  /// `path` "-" is standard output; a pipe or a device is written to directly. Throws InputError where it cannot be.
+  /// `path` "-" is standard output; a pipe or a device is written to directly. Throws FatalError where it cannot be.
   explicit OutputFile(const std::string& path);
   ~OutputFile();
 
   /// Hands all of it to the system at once: the reader at the other end of a pipe sees it now.
-  /// Throws InputError where that fails.
+  /// Throws FatalError where that fails.
   void write(std::string_view text);
 
-  /// Gives the file its name. Throws InputError where that fails.
+  /// Gives the file its name. Throws FatalError where that fails.
   void commit();
 
  private:

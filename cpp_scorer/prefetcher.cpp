@@ -15,7 +15,7 @@ PreparedQuestion prepare(const Line& line, size_t row, const PromptEncoder& enco
   prepared.line = line.number;
   try {
     if (line.too_long) {
-      throw InputError("the line is longer than " + std::to_string(LineReader::kLongestLine) + " bytes");
+      throw RowError("the line is longer than " + std::to_string(LineReader::kLongestLine) + " bytes");
     }
     const JsonRow json(line.text);
     prepared.id = json.id().value_or(prepared.id);
@@ -23,10 +23,10 @@ PreparedQuestion prepare(const Line& line, size_t row, const PromptEncoder& enco
     prepared.label = question.label;
     prepared.encoded = encoder.encode(question);
     if (prepared.encoded.num_tokens() > Prefetcher::kLongestRow) {
-      throw InputError("prompt and endings make " + std::to_string(prepared.encoded.num_tokens()) +
+      throw RowError("prompt and endings make " + std::to_string(prepared.encoded.num_tokens()) +
                        " tokens, over the limit of " + std::to_string(Prefetcher::kLongestRow));
     }
-  } catch (const InputError& error) {
+  } catch (const RowError& error) {
     prepared.error = error.what();
     prepared.encoded = {};
   }

@@ -28,7 +28,7 @@ class Prefetcher {
   Prefetcher(LineReader& input, const PromptEncoder& encoder);
   ~Prefetcher();  // ends the thread, even one that waits for input
 
-  /// The next question; empty at the end of the input. Throws InputError where reading fails.
+  /// The next question; empty at the end of the input. Throws FatalError where reading fails.
   std::optional<PreparedQuestion> next() { return queue_.pop(); }
 
   /// The next question if it lies ready and `wanted` accepts it.

@@ -39,7 +39,7 @@ std::optional<Placeholder> next_placeholder(std::string_view text, size_t from) 
 const std::string& value_of(std::string_view name, const Question& question) {
   const auto found = question.fields.find(std::string(name));
   if (found == question.fields.end()) {
-    throw InputError("field '" + std::string(name) + "' is missing; the model's template needs it");
+    throw RowError("field '" + std::string(name) + "' is missing; the model's template needs it");
   }
   return found->second;
 }
@@ -87,7 +87,7 @@ PromptEncoder::PromptEncoder(PromptConfig config, Encode encode)
       return;
     }
   }
-  throw InputError("the model's template holds none of {context}, {question} and {prompt}; export the model again");
+  throw FatalError("the model's template holds none of {context}, {question} and {prompt}; export the model again");
 }
 
 PromptEncoder::Pieces PromptEncoder::render(const Question& question) const {
@@ -108,7 +108,7 @@ EncodedQuestion PromptEncoder::encode(const Question& question) const {
     const std::string_view ending = strip(question.endings[k]);
     std::vector<int64_t> ids = encode_(" " + std::string(ending));
     if (config_.end_token_id >= 0) ids.push_back(config_.end_token_id);
-    if (ids.empty()) throw InputError("ending " + std::to_string(k) + " has no tokens");
+    if (ids.empty()) throw RowError("ending " + std::to_string(k) + " has no tokens");
     longest = std::max(longest, static_cast<int64_t>(ids.size()));
     encoded.ending_bytes.push_back(std::max<int64_t>(1, static_cast<int64_t>(ending.size())));
     encoded.ending_ids.push_back(std::move(ids));
@@ -117,7 +117,7 @@ EncodedQuestion PromptEncoder::encode(const Question& question) const {
   if (static_cast<int64_t>(encoded.prompt_ids.size()) + longest > config_.max_length) {
     encoded.prompt_ids = cut(pieces, longest, encoded.truncated);
   }
-  if (encoded.prompt_ids.empty()) throw InputError("the prompt is empty; the first ending token needs one to follow");
+  if (encoded.prompt_ids.empty()) throw RowError("the prompt is empty; the first ending token needs one to follow");
   return encoded;
 }
 
@@ -127,7 +127,7 @@ std::vector<int64_t> PromptEncoder::cut(const Pieces& pieces, int64_t longest_en
   const std::vector<int64_t> body = encode_(pieces.body), suffix = encode_(pieces.suffix);
   const auto fixed = static_cast<int64_t>(ids.size() + suffix.size()) + longest_ending;
   if (fixed > config_.max_length) {
-    throw InputError("endings and template need " + std::to_string(fixed) +
+    throw RowError("endings and template need " + std::to_string(fixed) +
                      " tokens, over the model's max length of " + std::to_string(config_.max_length));
   }
   truncated = std::max<int64_t>(0, fixed + static_cast<int64_t>(body.size()) - config_.max_length);

@@ -20,10 +20,10 @@ class PromptEncoder {
  public:
   using Encode = std::function<std::vector<int64_t>(std::string_view)>;
 
-  /// Throws InputError where the template lacks a main field.
+  /// Throws FatalError where the template lacks a main field.
   PromptEncoder(PromptConfig config, Encode encode);
 
-  /// Throws InputError for a field that the question lacks, an empty prompt, an ending without tokens, and endings
+  /// Throws RowError for a field that the question lacks, an empty prompt, an ending without tokens, and endings
   /// that with the template alone exceed max_length.
   EncodedQuestion encode(const Question& question) const;
 

@@ -61,12 +61,12 @@ class Batch {
   int64_t longest_ = 0, tokens_ = 0;
 };
 
-/// The log-probs of one row's candidates. Throws InputError where one is not finite.
+/// The log-probs of one row's candidates. Throws RowError where one is not finite.
 std::vector<float> candidates_of(const Logprobs& logprobs, size_t row, const EncodedQuestion& question) {
   const float* first = logprobs.values.data() + static_cast<int64_t>(row) * logprobs.num_candidates;
   std::vector<float> values(first, first + question.ending_ids.size());
   for (size_t k = 0; k < values.size(); ++k) {
-    if (!std::isfinite(values[k])) throw InputError("the log-prob of candidate " + std::to_string(k) + " is not finite");
+    if (!std::isfinite(values[k])) throw RowError("the log-prob of candidate " + std::to_string(k) + " is not finite");
     // Where a branch lies moves its last digits; equal endings must tie all the same.
     const auto equal = std::find(question.ending_ids.begin(), question.ending_ids.end(), question.ending_ids[k]);
     values[k] = values[static_cast<size_t>(equal - question.ending_ids.begin())];
@@ -147,7 +147,7 @@ Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, co
     for (size_t row = 0; row < questions.size(); ++row) {
       try {
         lines += record(questions[row], predict(questions[row], row, scored, options.score));
-      } catch (const InputError& error) {
+      } catch (const RowError& error) {
         lines += record_error(questions[row], error.what());
       }
     }

@@ -27,6 +27,6 @@ struct Totals {
 
 /// Scores every question of `input` into `output`, in order. Each answer leaves as soon as it is known, and a batch
 /// takes only questions that already lie ready: an input that stalls holds no answer back. `reference` may be null.
-/// A row at fault gets an error record, and a line in `log`. Throws InputError where reading or writing fails.
+/// A row at fault gets an error record, and a line in `log`. Throws FatalError where reading or writing fails.
 Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, const PromptEncoder& encoder,
                     Session& model, Session* reference, const ScorerOptions& options);

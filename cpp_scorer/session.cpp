@@ -25,7 +25,7 @@ std::string reason(const Ort::Exception& error) {
 void add_cuda(Ort::SessionOptions& options) {
   const std::vector<std::string> providers = Ort::GetAvailableProviders();
   if (std::find(providers.begin(), providers.end(), "CUDAExecutionProvider") == providers.end()) {
-    throw InputError("device cuda: this onnxruntime is built for the CPU alone; take one with CUDA, or device cpu");
+    throw FatalError("device cuda: this onnxruntime is built for the CPU alone; take one with CUDA, or device cpu");
   }
   try {
     const OrtApi& api = Ort::GetApi();
@@ -35,7 +35,7 @@ void add_cuda(Ort::SessionOptions& options) {
         cuda, api.ReleaseCUDAProviderOptions);
     options.AppendExecutionProvider_CUDA_V2(*cuda);
   } catch (const Ort::Exception& error) {
-    throw InputError("device cuda: onnxruntime's CUDA provider cannot be loaded (" + reason(error) + ")");
+    throw FatalError("device cuda: onnxruntime's CUDA provider cannot be loaded (" + reason(error) + ")");
   }
 }
 
@@ -64,7 +64,7 @@ Session::Session(const std::string& model_path, int threads, Device device) {
     if (device == Device::kCuda) add_cuda(options);
     runtime_->session = Ort::Session(runtime_->env, model_path.c_str(), options);
   } catch (const Ort::Exception& error) {
-    throw InputError(model_path + ": cannot be loaded (" + reason(error) + ")");
+    throw FatalError(model_path + ": cannot be loaded (" + reason(error) + ")");
   }
 }
 
@@ -88,12 +88,12 @@ Logprobs Session::run(const PackedBatch& batch) {
     const std::vector<int64_t> shape = outputs[0].GetTensorTypeAndShapeInfo().GetShape();
     const int64_t candidates = 1 + *std::max_element(batch.cand_index.begin(), batch.cand_index.end());
     if (shape != std::vector<int64_t>{batch.num_rows, candidates}) {
-      throw InputError("the model's logprobs are not [questions, candidates]; export it again");
+      throw FatalError("the model's logprobs are not [questions, candidates]; export it again");
     }
     const float* values = outputs[0].GetTensorData<float>();
     return {shape[1], {values, values + shape[0] * shape[1]}};
   } catch (const Ort::Exception& error) {
-    throw InputError("the model cannot be run (" + reason(error) + ")");
+    throw RowError("the model cannot be run (" + reason(error) + ")");
   }
 }
 

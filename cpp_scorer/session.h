@@ -18,11 +18,11 @@ struct Logprobs {
 /// The packed scoring graph, ready to run. The only part that knows onnxruntime.
 class Session {
  public:
-  /// Throws InputError where the model cannot be loaded or onnxruntime has no provider for the device.
+  /// Throws FatalError where the model cannot be loaded or onnxruntime has no provider for the device.
   Session(const std::string& model_path, int threads, Device device);
   ~Session();
 
-  /// Throws InputError where the run fails, say for want of memory.
+  /// Throws RowError where the run fails, say for want of memory.
   Logprobs run(const PackedBatch& batch);
 
   /// The version of the onnxruntime library in use.

@@ -82,6 +82,6 @@ std::string sha256_of_file(const std::string& path) {
   while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), file.gcount() > 0) {
     hash.update({buffer.data(), static_cast<size_t>(file.gcount())});
   }
-  if (!file.eof()) throw InputError(path + ": cannot be read (" + std::strerror(errno) + ")");
+  if (!file.eof()) throw FatalError(path + ": cannot be read (" + std::strerror(errno) + ")");
   return hash.hex_digest();
 }

@@ -23,5 +23,5 @@ class Sha256 {
   uint64_t length_ = 0;  // bytes
 };
 
-/// SHA-256 of a file as 64 lower-case hex digits. Throws InputError where it cannot be read.
+/// SHA-256 of a file as 64 lower-case hex digits. Throws FatalError where it cannot be read.
 std::string sha256_of_file(const std::string& path);

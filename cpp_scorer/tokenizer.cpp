@@ -20,7 +20,7 @@ constexpr size_t kLongestText = size_t{1} << 28;
 Bpe make_bpe(const TokenizerSpec& spec, const std::array<std::string, 256>& alphabet) {
   const auto id_of = [&](const std::string& token, const char* user) {
     const auto found = spec.vocab.find(token);
-    if (found == spec.vocab.end()) throw InputError("field 'vocab': '" + token + "' is missing; " + user + " needs it");
+    if (found == spec.vocab.end()) throw FatalError("field 'vocab': '" + token + "' is missing; " + user + " needs it");
     return found->second;
   };
   std::array<uint32_t, 256> byte_ids;
@@ -34,19 +34,19 @@ Bpe make_bpe(const TokenizerSpec& spec, const std::array<std::string, 256>& alph
 }
 
 /// The `tokenizers` library numbers added tokens itself: as in the vocabulary, else on from the highest one so far. Where
-/// the file says otherwise, throws InputError.
+/// the file says otherwise, throws FatalError.
 void check_added_ids(const TokenizerSpec& spec) {
   const int64_t vocab_size = static_cast<int64_t>(spec.vocab.size());
   int64_t highest = -1;
   std::set<std::string_view> seen;
   for (const TokenizerSpec::AddedToken& token : spec.added_tokens) {
     if (!seen.insert(token.content).second) {
-      throw InputError("field 'added_tokens': '" + token.content + "' is there twice");
+      throw FatalError("field 'added_tokens': '" + token.content + "' is there twice");
     }
     const auto known = spec.vocab.find(token.content);
     const int64_t expected = known != spec.vocab.end() ? known->second : std::max(highest + 1, vocab_size);
     if (token.id != expected) {
-      throw InputError("field 'added_tokens': '" + token.content + "' has id " + std::to_string(token.id) +
+      throw FatalError("field 'added_tokens': '" + token.content + "' has id " + std::to_string(token.id) +
                        ", but loading it elsewhere gives " + std::to_string(expected));
     }
     highest = std::max(highest, expected);
@@ -78,7 +78,7 @@ Tokenizer::Tokenizer(TokenizerSpec spec) : alphabet_(byte_alphabet()), bpe_(make
         added_.add(token.content, token.id);
       }
     } catch (const std::invalid_argument& error) {
-      throw InputError("field 'added_tokens': '" + token.content + "' " + error.what());
+      throw FatalError("field 'added_tokens': '" + token.content + "' " + error.what());
     }
   }
   if (spec.ignore_merges) whole_words_ = std::move(spec.vocab);
@@ -87,11 +87,11 @@ Tokenizer::Tokenizer(TokenizerSpec spec) : alphabet_(byte_alphabet()), bpe_(make
 Tokenizer Tokenizer::load(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file) throw InputError(path + ": cannot be read");
+  if (!file) throw FatalError(path + ": cannot be read");
   try {
     return Tokenizer(parse_tokenizer_json(text));
-  } catch (const InputError& error) {
-    throw InputError(path + ": " + error.what());
+  } catch (const FatalError& error) {
+    throw FatalError(path + ": " + error.what());
   }
 }
 
@@ -109,9 +109,9 @@ void Tokenizer::encode_word(std::string_view word, Bpe::Scratch& scratch, std::v
 }
 
 std::vector<int64_t> Tokenizer::encode(std::string_view text) const {
-  if (text.size() > kLongestText) throw InputError("the text is longer than 256 MiB");
+  if (text.size() > kLongestText) throw RowError("the text is longer than 256 MiB");
   const size_t invalid = find_invalid_utf8(text);
-  if (invalid != std::string_view::npos) throw InputError("the text is not UTF-8, at byte " + std::to_string(invalid));
+  if (invalid != std::string_view::npos) throw RowError("the text is not UTF-8, at byte " + std::to_string(invalid));
 
   std::vector<int64_t> ids;
   Bpe::Scratch scratch;

@@ -15,14 +15,14 @@ struct TokenizerSpec;
 /// The tokenizer of a tokenizer.json of Qwen2's form: added tokens, NFC, Qwen2's split, byte-level BPE.
 class Tokenizer {
  public:
-  /// Reads tokenizer.json. Throws InputError, naming file and field, for a tokenizer whose ids it could not reproduce.
+  /// Reads tokenizer.json. Throws FatalError, naming file and field, for a tokenizer whose ids it could not reproduce.
   static Tokenizer load(const std::string& path);
 
-  /// Throws InputError, naming the field, where the vocabulary lacks a token, or added tokens would have other ids.
+  /// Throws FatalError, naming the field, where the vocabulary lacks a token, or added tokens would have other ids.
   explicit Tokenizer(TokenizerSpec spec);
 
   /// The ids that the `tokenizers` library gives with add_special_tokens=False. May be called from several threads.
-  /// Throws InputError where the text is not UTF-8 or longer than 256 MiB.
+  /// Throws RowError where the text is not UTF-8 or longer than 256 MiB.
   std::vector<int64_t> encode(std::string_view text) const;
 
  private:

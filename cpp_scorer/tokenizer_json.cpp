@@ -15,7 +15,7 @@ constexpr uint64_t kLargestId = INT32_MAX;
 constexpr size_t kLongestQuote = 200;
 
 [[noreturn]] void fail(const std::string& field, const std::string& what) {
-  throw InputError("field '" + field + "': " + what);
+  throw FatalError("field '" + field + "': " + what);
 }
 
 [[noreturn]] void refuse(const std::string& field, const Json& value) {
@@ -114,9 +114,9 @@ Json parse(const std::string& text) {
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {
-    throw InputError("broken JSON or not UTF-8, at byte " + std::to_string(error.byte));
+    throw FatalError("broken JSON or not UTF-8, at byte " + std::to_string(error.byte));
   } catch (const Json::out_of_range&) {
-    throw InputError("broken JSON: a number is out of range");
+    throw FatalError("broken JSON: a number is out of range");
   }
 }
 

@@ -20,6 +20,6 @@ struct TokenizerSpec {
   bool ignore_merges = false;  // a word that is in the vocabulary is one token, whatever the merges say
 };
 
-/// Reads tokenizer.json. The only part that parses JSON here. Throws InputError, naming the field and what it holds, for
+/// Reads tokenizer.json. The only part that parses JSON here. Throws FatalError, naming the field and what it holds, for
 /// broken JSON and for every setting that would give ids other than those of the form above.
 TokenizerSpec parse_tokenizer_json(const std::string& text);

@@ -21,7 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     const auto encode = [](std::string_view text) { return std::vector<int64_t>(text.begin(), text.end()); };
     PromptEncoder({"A {context}{question}{prompt} Z", 64, 1}, encode).encode(question);
-  } catch (const InputError& error) {
+  } catch (const RowError& error) {
     // An error must be a line of UTF-8 that can be quoted.
     if (std::string(error.what()).find('\n') != std::string::npos || json_quote(error.what()).size() < 3) __builtin_trap();
   }

@@ -23,7 +23,7 @@ void check_encoding(const Tokenizer& tokenizer, std::string_view text) {
     for (const int64_t id : tokenizer.encode(text)) {
       if (id < 0 || id >= kNumTokens) __builtin_trap();
     }
-  } catch (const InputError&) {
+  } catch (const RowError&) {
     if (find_invalid_utf8(text) == text.npos) __builtin_trap();
     return;
   }
@@ -35,7 +35,7 @@ void check_encoding(const Tokenizer& tokenizer, std::string_view text) {
 void load(const std::string& json) {
   try {
     Tokenizer(parse_tokenizer_json(json)).encode("It's caf\u00e9 abc.");
-  } catch (const InputError&) {
+  } catch (const FatalError&) {
   }
 }
 

@@ -60,7 +60,7 @@ void ids() {
   CHECK(!JsonRow("{" + rest).id());
   CHECK(!JsonRow("{\"id\": null, " + rest).id());
   for (const char* id : {"1.5", "[]", "true", "\"\""}) {
-    CHECK_THROWS(JsonRow("{\"id\": " + std::string(id) + ", " + rest).id(), InputError, "field 'id'");
+    CHECK_THROWS(JsonRow("{\"id\": " + std::string(id) + ", " + rest).id(), RowError, "field 'id'");
   }
 }
 
@@ -68,43 +68,43 @@ void text_is_unicode() {
   CHECK_EQUAL(JsonRow(R"({"text": "\ud83d\ude00 \u0000"})").text(), std::string("\U0001F600 \0", 6));
   for (const char* broken : {R"({"text": "\ud83d"})", R"({"text": "\ude00\ud83d"})", "{\"text\": \"\xff\"}",
                              "{\"text\": \"\xed\xa0\x80\"}", "{\"text\": \"\xc0\x80\"}", "{\"text\": \"\xf4\x90\x80\x80\"}"}) {
-    CHECK_THROWS(JsonRow(broken), InputError, "broken JSON or not UTF-8");
+    CHECK_THROWS(JsonRow(broken), RowError, "broken JSON or not UTF-8");
   }
-  CHECK_THROWS(JsonRow("{}").text(), InputError, "field 'text': is missing");
-  CHECK_THROWS(JsonRow(R"({"text": 1})").text(), InputError, "field 'text': is not a string");
+  CHECK_THROWS(JsonRow("{}").text(), RowError, "field 'text': is missing");
+  CHECK_THROWS(JsonRow(R"({"text": 1})").text(), RowError, "field 'text': is not a string");
   CHECK_EQUAL(json_quote("a\"\n\xff"), "\"a\\\"\\n\ufffd\"");
 }
 
 void broken_rows() {
   for (const char* broken : {"", "{", "{\"context\": \"c\"", "nonsense", "{\"a\": 1} {\"b\": 2}", "{\"a\": 1e999}"}) {
-    CHECK_THROWS(JsonRow(broken), InputError, "broken JSON");
+    CHECK_THROWS(JsonRow(broken), RowError, "broken JSON");
   }
-  CHECK_THROWS(JsonRow(std::string_view("{}\0", 3)), InputError, "at byte 3");
-  CHECK_THROWS(JsonRow("\xEF\xBB\xBF{}"), InputError, "at byte 1");
-  CHECK_THROWS(JsonRow(std::string(100000, '[')), InputError, "nested deeper");
-  CHECK_THROWS(JsonRow("[1]"), InputError, "not a JSON object");
-  CHECK_THROWS(parse("{}"), InputError, "of no known form");
-  CHECK_THROWS(parse(R"({"prompt": "p", "response": "a", "score": 1})"), InputError, "field 'responses': is missing");
-  CHECK_THROWS(parse(R"({"endings": ["a", "b"]})"), InputError, "field 'context': is missing");
-  CHECK_THROWS(parse(R"({"context": null, "endings": ["a", "b"]})"), InputError, "field 'context': is not a string");
-  CHECK_THROWS(parse(R"({"context": "c", "endings": "ab"})"), InputError, "field 'endings': is not a list");
-  CHECK_THROWS(parse(R"({"context": "c", "endings": ["a", 1]})"), InputError, "field 'endings': candidate 1 is not a string");
-  CHECK_THROWS(parse(R"({"context": "c", "endings": ["a"]})"), InputError, "field 'endings': 1 candidates");
-  CHECK_THROWS(parse(R"({"citing_prompt": "c", "holding_0": "a", "holding_2": "b"})"), InputError, "field 'holding_1': is missing");
-  CHECK_THROWS(parse(R"({"choices": ["a", "b"]})"), InputError, "field 'question': is missing");
-  CHECK_THROWS(parse(R"({"responses": ["a", "b"]})"), InputError, "field 'prompt': is missing");
+  CHECK_THROWS(JsonRow(std::string_view("{}\0", 3)), RowError, "at byte 3");
+  CHECK_THROWS(JsonRow("\xEF\xBB\xBF{}"), RowError, "at byte 1");
+  CHECK_THROWS(JsonRow(std::string(100000, '[')), RowError, "nested deeper");
+  CHECK_THROWS(JsonRow("[1]"), RowError, "not a JSON object");
+  CHECK_THROWS(parse("{}"), RowError, "of no known form");
+  CHECK_THROWS(parse(R"({"prompt": "p", "response": "a", "score": 1})"), RowError, "field 'responses': is missing");
+  CHECK_THROWS(parse(R"({"endings": ["a", "b"]})"), RowError, "field 'context': is missing");
+  CHECK_THROWS(parse(R"({"context": null, "endings": ["a", "b"]})"), RowError, "field 'context': is not a string");
+  CHECK_THROWS(parse(R"({"context": "c", "endings": "ab"})"), RowError, "field 'endings': is not a list");
+  CHECK_THROWS(parse(R"({"context": "c", "endings": ["a", 1]})"), RowError, "field 'endings': candidate 1 is not a string");
+  CHECK_THROWS(parse(R"({"context": "c", "endings": ["a"]})"), RowError, "field 'endings': 1 candidates");
+  CHECK_THROWS(parse(R"({"citing_prompt": "c", "holding_0": "a", "holding_2": "b"})"), RowError, "field 'holding_1': is missing");
+  CHECK_THROWS(parse(R"({"choices": ["a", "b"]})"), RowError, "field 'question': is missing");
+  CHECK_THROWS(parse(R"({"responses": ["a", "b"]})"), RowError, "field 'prompt': is missing");
   for (const char* label : {"2", "-1", "99999999999999999999", "18446744073709551615", "1.0", "true", "\"A\"", "\"2\"", "\"-1\"", "[0]"}) {
     const std::string line = R"({"context": "c", "endings": ["a", "b"], "label": )" + std::string(label) + "}";
-    CHECK_THROWS(parse(line), InputError, "field 'label'");
+    CHECK_THROWS(parse(line), RowError, "field 'label'");
   }
   for (const char* answer : {"2", "\"C\"", "\"a\"", "\"\"", "\"AB\""}) {
     const std::string line = R"({"question": "q", "choices": ["a", "b"], "answer": )" + std::string(answer) + "}";
-    CHECK_THROWS(parse(line), InputError, "field 'answer'");
+    CHECK_THROWS(parse(line), RowError, "field 'answer'");
   }
   for (const char* scores : {"1", "[1]", "[1, \"\"]", "[1, 2, 3]", "[1, true]", "[1, null]", "[1, \"nan\"]", "[1, \"1e999\"]", "[1, \"0x2\"]",
                              "[1, \"2_\"]", "[1, \"_2\"]", "[1, \"2 3\"]", "{\"a\": 1, \"b\": 2}"}) {
     const std::string line = R"({"prompt": "p", "responses": ["a", "b"], "scores": )" + std::string(scores) + "}";
-    CHECK_THROWS(parse(line), InputError, "field 'scores'");
+    CHECK_THROWS(parse(line), RowError, "field 'scores'");
   }
 }
 

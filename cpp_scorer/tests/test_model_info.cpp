@@ -52,15 +52,15 @@ void metadata_is_read_and_truncation_seen(const fs::path& folder) {
     try {
       CHECK(read_onnx_metadata(path).size() < metadata.size());
       ++complete;
-    } catch (const InputError& error) {
+    } catch (const FatalError& error) {
       CHECK(std::string(error.what()).find("truncated, or not an ONNX model") != std::string::npos);
     }
   }
   CHECK(complete <= metadata.size());
   write_file(path, "no model at all\n");
-  CHECK_THROWS(read_onnx_metadata(path), InputError, "not an ONNX model");
-  CHECK_THROWS(read_onnx_metadata(folder), InputError, "cannot be read");
-  CHECK_THROWS(read_onnx_metadata(folder / "missing.onnx"), InputError, "missing.onnx: cannot be read");
+  CHECK_THROWS(read_onnx_metadata(path), FatalError, "not an ONNX model");
+  CHECK_THROWS(read_onnx_metadata(folder), FatalError, "cannot be read");
+  CHECK_THROWS(read_onnx_metadata(folder / "missing.onnx"), FatalError, "missing.onnx: cannot be read");
 }
 
 Metadata complete_metadata(const fs::path& folder) {
@@ -92,22 +92,22 @@ void a_mixture_is_refused(const fs::path& folder) {
     Metadata without = complete;
     without.erase(key);
     write_file(path, onnx(without));
-    CHECK_THROWS(load_model_info(path), InputError, "metadata '" + key + "' is missing");
+    CHECK_THROWS(load_model_info(path), FatalError, "metadata '" + key + "' is missing");
   }
   write_file(path, onnx({}));
-  CHECK_THROWS(load_model_info(path), InputError, "has no metadata");
-  CHECK_THROWS(load("format_version", "2"), InputError, "format version 2, this scorer reads 1");
-  CHECK_THROWS(load("max_length", "many"), InputError, "'max_length' is not an integer");
-  CHECK_THROWS(load("max_length", "0"), InputError, "'max_length' is below 1");
-  CHECK_THROWS(load("end_token_id", ""), InputError, "'end_token_id' is not an integer");
-  CHECK_THROWS(load("tokenizer_sha256", std::string(64, '0')), InputError, "is not the tokenizer it was exported with");
-  CHECK_THROWS(load("tokenizer_file", "other.json"), InputError, "other.json: cannot be read");
-  CHECK_THROWS(load("weights_sha256", std::string(64, 'b')), InputError, "not those it was exported with");
-  CHECK_THROWS(load("data_file", "other." + std::string(16, 'a') + ".data"), InputError, "are missing");
+  CHECK_THROWS(load_model_info(path), FatalError, "has no metadata");
+  CHECK_THROWS(load("format_version", "2"), FatalError, "format version 2, this scorer reads 1");
+  CHECK_THROWS(load("max_length", "many"), FatalError, "'max_length' is not an integer");
+  CHECK_THROWS(load("max_length", "0"), FatalError, "'max_length' is below 1");
+  CHECK_THROWS(load("end_token_id", ""), FatalError, "'end_token_id' is not an integer");
+  CHECK_THROWS(load("tokenizer_sha256", std::string(64, '0')), FatalError, "is not the tokenizer it was exported with");
+  CHECK_THROWS(load("tokenizer_file", "other.json"), FatalError, "other.json: cannot be read");
+  CHECK_THROWS(load("weights_sha256", std::string(64, 'b')), FatalError, "not those it was exported with");
+  CHECK_THROWS(load("data_file", "other." + std::string(16, 'a') + ".data"), FatalError, "are missing");
 
-  CHECK_THROWS(check_same_contract(info, load("max_length", "256")), InputError, "its template is not");
-  CHECK_THROWS(check_same_contract(load("max_length", "512"), load("max_length", "256")), InputError, "its max length is not");
-  CHECK_THROWS(check_same_contract(load("max_length", "512"), load("end_token_id", "-1")), InputError, "its end token is not");
+  CHECK_THROWS(check_same_contract(info, load("max_length", "256")), FatalError, "its template is not");
+  CHECK_THROWS(check_same_contract(load("max_length", "512"), load("max_length", "256")), FatalError, "its max length is not");
+  CHECK_THROWS(check_same_contract(load("max_length", "512"), load("end_token_id", "-1")), FatalError, "its end token is not");
 }
 
 }  // namespace

@@ -31,10 +31,10 @@ void fields_are_replaced_once() {
   CHECK_EQUAL(prompt("In {court}: {context} Holding:", "x"), "In 2d Cir.: x Holding:");
   CHECK_EQUAL(prompt("{context}, {court}, {context}", "{court} {context}"), "{court} {context}, 2d Cir., {court} {context}");
   CHECK_EQUAL(prompt("{ {{context}} {} {not-a-field} {context", "x"), "{ {x} {} {not-a-field} {context");
-  CHECK_THROWS(encoder("{context} {ann\u00e9e}").encode(question("x")), InputError, "field 'ann\u00e9e' is missing");
-  CHECK_THROWS(encoder("{context} {year}").encode(question("x")), InputError, "field 'year' is missing");
-  CHECK_THROWS(encoder("{question}").encode(question("x")), InputError, "field 'question' is missing");
-  CHECK_THROWS(encoder("{court}"), InputError, "holds none of {context}, {question} and {prompt}");
+  CHECK_THROWS(encoder("{context} {ann\u00e9e}").encode(question("x")), RowError, "field 'ann\u00e9e' is missing");
+  CHECK_THROWS(encoder("{context} {year}").encode(question("x")), RowError, "field 'year' is missing");
+  CHECK_THROWS(encoder("{question}").encode(question("x")), RowError, "field 'question' is missing");
+  CHECK_THROWS(encoder("{court}"), FatalError, "holds none of {context}, {question} and {prompt}");
 }
 
 void white_space_is_stripped_where_the_contract_says() {
@@ -74,7 +74,7 @@ void only_the_left_of_the_context_is_cut() {
   const EncodedQuestion nothing_left = encoder("In: {context} =\n", 12).encode(long_one);
   CHECK_EQUAL(text(nothing_left.prompt_ids), "In:  =");
   CHECK_EQUAL(nothing_left.truncated, 8);
-  CHECK_THROWS(encoder("In: {context} =\n", 11).encode(long_one), InputError, "need 12 tokens, over the model's max length of 11");
+  CHECK_THROWS(encoder("In: {context} =\n", 11).encode(long_one), RowError, "need 12 tokens, over the model's max length of 11");
 }
 
 void a_cut_that_costs_tokens_at_its_seams_is_counted_right() {
@@ -94,8 +94,8 @@ void a_cut_that_costs_tokens_at_its_seams_is_counted_right() {
 }
 
 void an_empty_prompt_is_an_error() {
-  CHECK_THROWS(encoder("{context}").encode(question(" \n")), InputError, "the prompt is empty");
-  CHECK_THROWS(encoder("{context}", 3).encode(question("0123")), InputError, "the prompt is empty");
+  CHECK_THROWS(encoder("{context}").encode(question(" \n")), RowError, "the prompt is empty");
+  CHECK_THROWS(encoder("{context}", 3).encode(question("0123")), RowError, "the prompt is empty");
 }
 
 }  // namespace

@@ -23,6 +23,6 @@ int main() {
     CHECK_EQUAL(sha256(std::string(1000000, 'a'), piece),
                 "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
   }
-  CHECK_THROWS(sha256_of_file("/no/such/file"), InputError, "/no/such/file: cannot be read");
-  CHECK_THROWS(sha256_of_file("/"), InputError, "cannot be read");
+  CHECK_THROWS(sha256_of_file("/no/such/file"), FatalError, "/no/such/file: cannot be read");
+  CHECK_THROWS(sha256_of_file("/"), FatalError, "cannot be read");
 }

@@ -40,10 +40,10 @@ void queue_gives_what_lies_ready() {
 void queue_passes_a_failure_on_after_the_items() {
   BoundedQueue<int> queue(3);
   queue.push(1);
-  queue.close(std::make_exception_ptr(InputError("broken")));
+  queue.close(std::make_exception_ptr(FatalError("broken")));
   CHECK(!queue.push(2));
   CHECK_EQUAL(queue.pop().value(), 1);
-  CHECK_THROWS(queue.pop(), InputError, "broken");
+  CHECK_THROWS(queue.pop(), FatalError, "broken");
 }
 
 void closing_a_full_queue_frees_its_producer() {
@@ -83,8 +83,8 @@ void lines_of_any_length_up_to_the_limit(const fs::path& folder) {
 }
 
 void reading_fails_with_a_name(const fs::path& folder) {
-  CHECK_THROWS(LineReader((folder / "missing").string()), InputError, "missing: cannot be opened");
-  CHECK_THROWS(LineReader(folder.string()).next(), InputError, "cannot be read");
+  CHECK_THROWS(LineReader((folder / "missing").string()), FatalError, "missing: cannot be opened");
+  CHECK_THROWS(LineReader(folder.string()).next(), FatalError, "cannot be read");
 }
 
 void a_line_counts_before_the_next_one_comes(const fs::path& folder) {
@@ -131,8 +131,8 @@ void output_through_a_link_keeps_the_link(const fs::path& folder) {
 }
 
 void writing_fails_with_a_name() {
-  CHECK_THROWS(OutputFile("/dev/full").write("x"), InputError, "/dev/full: cannot be written (No space left on device)");
-  CHECK_THROWS(OutputFile("/no/such/folder/out"), InputError, "/no/such/folder/out: cannot be opened");
+  CHECK_THROWS(OutputFile("/dev/full").write("x"), FatalError, "/dev/full: cannot be written (No space left on device)");
+  CHECK_THROWS(OutputFile("/no/such/folder/out"), FatalError, "/no/such/folder/out: cannot be opened");
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ void invalid_utf8_is_found_at_its_byte() {
       {"\xF5\x80\x80\x80", 0}, {"ab\xC3", 2},        {"\xE2\x82", 0},         {"\xF0\x9F\x98", 0},
       {"\xE2\x28\xA1", 0},  {"\xF0\x9F\x98\x28", 0}, {"\xFF", 0}};
   for (const auto& [text, at] : cases) CHECK_EQUAL(find_invalid_utf8(text), at);
-  CHECK_THROWS(small_tokenizer().encode("ab\xED\xA0\x80"), InputError, "not UTF-8, at byte 2");
+  CHECK_THROWS(small_tokenizer().encode("ab\xED\xA0\x80"), RowError, "not UTF-8, at byte 2");
 }
 
 void text_is_split_as_by_the_pattern() {
@@ -145,11 +145,11 @@ void what_would_give_other_ids_is_refused() {
       {"\"merges\"", "\"merges\": \xFF", "broken JSON or not UTF-8"},
       {"]}}", "", "broken JSON"}};
   for (const auto& parts : cases) {
-    CHECK_THROWS(Tokenizer(parse_tokenizer_json(changed(parts[0], parts[1]))), InputError, parts[2]);
+    CHECK_THROWS(Tokenizer(parse_tokenizer_json(changed(parts[0], parts[1]))), FatalError, parts[2]);
   }
-  CHECK_THROWS(parse_tokenizer_json("[]"), InputError, "not an object");
-  CHECK_THROWS(parse_tokenizer_json("{}"), InputError, "'version'");
-  CHECK_THROWS(Tokenizer::load("no/such/tokenizer.json"), InputError, "no/such/tokenizer.json: cannot be read");
+  CHECK_THROWS(parse_tokenizer_json("[]"), FatalError, "not an object");
+  CHECK_THROWS(parse_tokenizer_json("{}"), FatalError, "'version'");
+  CHECK_THROWS(Tokenizer::load("no/such/tokenizer.json"), FatalError, "no/such/tokenizer.json: cannot be read");
 }
 
 void what_changes_no_ids_is_accepted() {

@@ -29,12 +29,12 @@ int main(int argc, char** argv) {
         bytes += size;
         for (const int64_t id : ids) std::cout << id << ' ';
         std::cout << '\n';
-      } catch (const InputError& error) {
+      } catch (const RowError& error) {
         std::cout << "error: " << error.what() << '\n';
       }
     }
     std::cerr << static_cast<double>(bytes) / 1e6 / seconds.count() << " MB/s" << std::endl;
-  } catch (const InputError& error) {
+  } catch (const FatalError& error) {
     std::cerr << "error: " << error.what() << std::endl;
     return 1;
   }
