@@ -80,6 +80,7 @@ void Bpe::split(std::string_view word, Scratch& scratch) const {
   std::vector<Scratch::Symbol>& symbols = scratch.symbols;
   symbols.clear();
   const auto add = [&](uint32_t id) {
+    if (id == FirstTokens::kLeftOut) return;
     const auto at = static_cast<int32_t>(symbols.size());
     symbols.push_back({id, at - 1, at + 1});
   };
@@ -94,11 +95,12 @@ void Bpe::split(std::string_view word, Scratch& scratch) const {
     }
     for (; at < next; ++at) add(first_.bytes[static_cast<unsigned char>(word[at])]);
   }
-  symbols.back().next = kNone;
+  if (!symbols.empty()) symbols.back().next = kNone;
 }
 
 void Bpe::encode(std::string_view word, Scratch& scratch, std::vector<int64_t>& ids) const {
   split(word, scratch);
+  if (scratch.symbols.empty()) return;
   scratch.heap.clear();
   for (int32_t at = 0; at + 1 < static_cast<int32_t>(scratch.symbols.size()); ++at) offer(at, scratch);
   merge_all(scratch);

@@ -14,6 +14,8 @@ std::array<std::string, 256> byte_alphabet();
 
 /// What a word consists of before any merge.
 struct FirstTokens {
+  static constexpr uint32_t kLeftOut = UINT32_MAX;  // of a byte that has no token
+
   std::array<uint32_t, 256> bytes;
   std::unordered_map<char32_t, uint32_t> characters;  // beyond ASCII, where they are not first split into bytes
 };
@@ -45,7 +47,7 @@ class Bpe {
   /// `merges`: in rank order; of two for one pair the later counts.
   Bpe(FirstTokens first, const std::vector<Merge>& merges);
 
-  /// Appends the ids of a word of 1 to 2^31 - 1 bytes of UTF-8, in O(n log n).
+  /// Appends the ids of a word of less than 2^31 bytes of UTF-8, in O(n log n).
   void encode(std::string_view word, Scratch& scratch, std::vector<int64_t>& ids) const;
 
  private:

@@ -36,18 +36,27 @@ std::string byte_token(unsigned byte) {
   return std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">";
 }
 
-FirstTokens first_tokens(const TokenizerSpec& spec) {
+/// Whether it occurs in UTF-8.
+bool occurs(unsigned byte) { return byte != 0xC0 && byte != 0xC1 && byte < 0xF5; }
+
+FirstTokens first_tokens_of_bytes(const TokenizerSpec& spec) {
   FirstTokens first;
   const std::array<std::string, 256> alphabet = byte_alphabet();
   for (unsigned byte = 0; byte < 256; ++byte) {
-    if (spec.form.byte_level) {
-      first.bytes[byte] = id_of(spec, alphabet[byte], "the byte-level alphabet");
-    } else {
-      const auto own = byte < 0x80 ? spec.vocab.find(std::string(1, static_cast<char>(byte))) : spec.vocab.end();
-      first.bytes[byte] = own != spec.vocab.end() ? own->second : id_of(spec, byte_token(byte), "byte_fallback");
-    }
+    const bool may_lack = spec.leaves_out_unknown || !occurs(byte);
+    first.bytes[byte] = may_lack && spec.vocab.count(alphabet[byte]) == 0
+                            ? FirstTokens::kLeftOut
+                            : id_of(spec, alphabet[byte], "the byte-level alphabet");
   }
-  if (spec.form.byte_level) return first;
+  return first;
+}
+
+FirstTokens first_tokens_of_characters(const TokenizerSpec& spec) {
+  FirstTokens first;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const auto own = byte < 0x80 ? spec.vocab.find(std::string(1, static_cast<char>(byte))) : spec.vocab.end();
+    first.bytes[byte] = own != spec.vocab.end() ? own->second : id_of(spec, byte_token(byte), "byte_fallback");
+  }
   for (const auto& [token, id] : spec.vocab) {
     if (const auto code = character_of(token)) first.characters.emplace(*code, id);
   }
@@ -58,9 +67,10 @@ Bpe make_bpe(const TokenizerSpec& spec) {
   std::vector<Merge> merges;
   merges.reserve(spec.merges.size());
   for (const auto& [left, right] : spec.merges) {
-    merges.push_back({id_of(spec, left, "a merge"), id_of(spec, right, "a merge"), id_of(spec, left + right, "a merge")});
+    const uint32_t merged = id_of(spec, left + right, "a merge");
+    merges.push_back({id_of(spec, left, "a merge"), id_of(spec, right, "a merge"), merged});
   }
-  return Bpe(first_tokens(spec), merges);
+  return Bpe(spec.form.byte_level ? first_tokens_of_bytes(spec) : first_tokens_of_characters(spec), merges);
 }
 
 /// See Tokenizer::joined_.
@@ -105,7 +115,7 @@ AddedTokens added_tokens(const TokenizerSpec& spec, bool normalized) {
   for (const auto& [content, id, is_normalized, lstrip, rstrip] : spec.added_tokens) {
     if (is_normalized != normalized) continue;
     if (content.empty()) throw InputError("field 'added_tokens': '' is empty");
-    const std::string_view sought = normalized ? spec.form.normalise(content, true, room) : content;
+    const std::string_view sought = normalized ? spec.form.normalise(content, true, room) : std::string_view(content);
     tokens.push_back({std::string(sought), id, lstrip, rstrip});
   }
   return AddedTokens(std::move(tokens));

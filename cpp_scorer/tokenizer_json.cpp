@@ -68,7 +68,7 @@ const TokenizerForm& form_of(const Json& file) {
                                      " is not supported, only the forms of " + known_families());
 }
 
-/// Unknown tokens cannot occur, since every byte has one of its own, so what is said about them may be anything.
+/// What is said about unknown tokens may be anything, since all that has a token of its own is known, and the rest refused.
 void check_model(const Json& model, const TokenizerForm& form) {
   check_fields(model, "model", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
                                 "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
@@ -106,6 +106,7 @@ TokenizerSpec parse_tokenizer_json(const std::string& text) {
   const Json &model = value_of(file, "model"), &added_tokens = value_of(file, "added_tokens");
   check_model(model, spec.form);
   spec.ignore_merges = value_of(model, "ignore_merges") == true;
+  spec.leaves_out_unknown = value_of(model, "unk_token").is_null() && value_of(model, "byte_fallback") != true;
   if (!added_tokens.is_array()) fail_at_field("added_tokens", "is not a list");
   for (const Json& token : added_tokens) spec.added_tokens.push_back(read_added_token(token));
   return spec;

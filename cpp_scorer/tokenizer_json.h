@@ -31,7 +31,8 @@ struct TokenizerSpec {
   std::unordered_map<std::string, uint32_t> vocab;
   std::vector<std::pair<std::string, std::string>> merges;  // in rank order
   std::vector<AddedToken> added_tokens;                     // in the file's order
-  bool ignore_merges = false;  // a word that is in the vocabulary is one token, whatever the merges say
+  bool ignore_merges = false;       // a word that is in the vocabulary is one token, whatever the merges say
+  bool leaves_out_unknown = false;  // a byte that the vocabulary lacks gets no token
 };
 
 /// Reads tokenizer.json. Throws InputError, naming the field and what it holds, for broken JSON and for every setting

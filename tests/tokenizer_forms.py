@@ -55,7 +55,8 @@ def metaspace(scheme: str) -> dict:
 
 @dataclass(frozen=True)
 class Form:
-    """source: the real file whose vocabulary it is tried with; `own` where that file is of this very form."""
+    """source: the real file whose vocabulary it is tried with; `own` where that file is of this very form. alphabet:
+    whether a token for every byte is sure, as by ByteLevel.alphabet()."""
 
     normalizer: dict | None
     pre_tokenizer: dict | None
@@ -63,6 +64,7 @@ class Form:
     own: bool = False
     post_processor: dict | None = None
     bytes: bool = True
+    alphabet: bool = True
 
 
 FORMS = {
@@ -81,6 +83,7 @@ FORMS = {
         None,
         {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level(True)]},
         "qwen3",
+        alphabet=False,
     ),
     "gptoss": Form(None, split_by(O200K_SPLIT), "gptoss", own=True),
     "phi4-mini": Form(None, split_by(O200K_SPLIT, "Removed", invert=True), "gptoss"),
@@ -121,9 +124,10 @@ def described(form: Form, model: dict) -> dict:
 def train(form: Form, texts: Sequence[str], path: Path, vocab_size: int = 800) -> None:
     """Writes tokenizer.json. Of a form without a split the merges cross spaces, as they may."""
     tokenizer = Tokenizer.from_str(json.dumps(described(form, {"vocab": {}, "merges": []})))
-    alphabet = pre_tokenizers.ByteLevel.alphabet() if form.bytes else []
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if form.bytes and form.alphabet else []
+    limit = 300 if form.alphabet else 100
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=alphabet, limit_alphabet=300, show_progress=False
+        vocab_size=vocab_size, initial_alphabet=alphabet, limit_alphabet=limit, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     trained = json.loads(tokenizer.to_str())["model"]

@@ -19,16 +19,23 @@ namespace {
 
 using Ids = std::vector<int64_t>;
 
-constexpr int64_t kHello = 259, kSpaceHello = 260, kBc = 261, kEightA = 265;
+constexpr int64_t kHello = 259, kSpaceHello = 260, kBc = 261, kAb = 262, kEightA = 265;
 constexpr int64_t kEAcute = 267, kAbc = 268, kEnd = 269, kCafe = 270;
 // Of the tokenizer of characters.
 constexpr int64_t kMark = 256, kA = 257, kB = 258, kC = 259, kCharEAcute = 261;
-constexpr int64_t kMarkA = 262, kAb = 263, kMarkAb = 264, kTwoMarks = 265, kEAcuteA = 267, kGreaterMarkB = 269;
+constexpr int64_t kMarkA = 262, kCharAb = 263, kMarkAb = 264, kTwoMarks = 265, kEAcuteA = 267, kGreaterMarkB = 269;
 constexpr int64_t kCharEnd = 270, kBMarkC = 271;
 
 Tokenizer read(const std::string& json) { return Tokenizer(parse_tokenizer_json(json)); }
 
 Tokenizer small_tokenizer() { return read(small_tokenizer_json()); }
+
+/// One of the small tokenizers' files with one place changed.
+std::string changed(std::string json, const std::string& place, const std::string& replacement) {
+  const size_t at = json.find(place);
+  CHECK(at != std::string::npos);
+  return json.replace(at, place.size(), replacement);
+}
 
 void invalid_utf8_is_found_at_its_byte() {
   CHECK_EQUAL(find_invalid_utf8("a\u007F\u0080\u07FF\u0800\uD7FF\uE000\uFFFF\U00010000\U0010FFFF"), std::string::npos);
@@ -52,12 +59,23 @@ void merges_come_in_rank_order() {
 
 void characters_fall_back_to_bytes() {
   const Tokenizer gemma = read(small_character_tokenizer_json(form::kSpaces, form::kAtSpaces));
-  CHECK_EQUAL(gemma.encode("ab ab"), (Ids{kAb, kMarkAb}));
+  CHECK_EQUAL(gemma.encode("ab ab"), (Ids{kCharAb, kMarkAb}));
   CHECK_EQUAL(gemma.encode("éaé"), (Ids{kEAcuteA, kCharEAcute}));
   CHECK_EQUAL(gemma.encode("d\u20ACa"), (Ids{'d', 0xE2, 0x82, 0xAC, kA}));
   CHECK_EQUAL(gemma.encode("     a"), (Ids{kTwoMarks + 1, kMarkA}));
   // A merge may cross the start of a word, here behind > alone.
   CHECK_EQUAL(gemma.encode("a> b a"), (Ids{kA, kGreaterMarkB, kMarkA}));
+}
+
+void bytes_without_a_token_are_left_out() {
+  const std::string json = changed(small_tokenizer_json(), "\"d\": 100", "\"dd\": 100");
+  CHECK_EQUAL(read(json).encode("adbd"), Ids{kAb});
+  CHECK_EQUAL(read(json).encode("d"), Ids{});
+  CHECK_THROWS(read(changed(json, "\"unk_token\": null", "\"unk_token\": \"<|end|>\"")), InputError, "'d' is missing");
+  CHECK_THROWS(read(changed(json, "\"byte_fallback\": false", "\"byte_fallback\": true")), InputError, "'d' is missing");
+  // Bytes that UTF-8 never has need no token, whatever is said about unknown ones.
+  const std::string never = changed(small_tokenizer_json(), "\"À\": 192", "\"ÀÀ\": 192");
+  CHECK_EQUAL(read(changed(never, "\"unk_token\": null", "\"unk_token\": \"<|end|>\"")).encode("hello"), Ids{kHello});
 }
 
 void a_mark_begins_the_text_or_every_piece() {
@@ -72,13 +90,6 @@ void a_mark_begins_the_text_or_every_piece() {
   CHECK_EQUAL(encode(form::kNone, form::metaspace("first"), " ab"), (Ids{kMarkAb}));
   CHECK_EQUAL(encode(form::kNone, form::metaspace("always"), text), (Ids{kMarkA, kCharEnd, kMarkA}));
   CHECK_EQUAL(encode(form::kNone, form::metaspace("never"), text), (Ids{kA, kCharEnd, kA}));
-}
-
-/// One of the small tokenizers' files with one place changed.
-std::string changed(std::string json, const std::string& place, const std::string& replacement) {
-  const size_t at = json.find(place);
-  CHECK(at != std::string::npos);
-  return json.replace(at, place.size(), replacement);
 }
 
 void added_tokens_are_found_inside_text() {
@@ -237,6 +248,7 @@ int main() {
   invalid_utf8_is_found_at_its_byte();
   merges_come_in_rank_order();
   characters_fall_back_to_bytes();
+  bytes_without_a_token_are_left_out();
   a_mark_begins_the_text_or_every_piece();
   added_tokens_are_found_inside_text();
   added_tokens_take_white_space();
