@@ -8,8 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
-/// The characters that stand for the bytes in a byte-level vocabulary: a byte that is visible in Latin-1 for itself, the
-/// others for U+0100 and on, in order.
+/// The characters that stand for the bytes in a byte-level vocabulary: a byte that is visible in Latin-1 for itself,
+/// the others for U+0100 and on, in order.
 std::array<std::string, 256> byte_alphabet();
 
 /// What a word consists of before any merge.

@@ -3,8 +3,8 @@
 #include <string>
 #include <string_view>
 
-/// What a normaliser, or a pre-tokeniser before it splits, makes of a piece of checked UTF-8. `first`: whether the piece
-/// begins the whole text. The result lies in the piece itself, in `room`, or in what lives longer.
+/// What a normaliser, or a pre-tokeniser before it splits, makes of a piece of checked UTF-8. `first`: whether the
+/// piece begins the whole text. The result lies in the piece itself or in `room`.
 using Rewrite = std::string_view (*)(std::string_view piece, bool first, std::string& room);
 
 std::string_view as_it_is(std::string_view piece, bool first, std::string& room);

@@ -81,8 +81,8 @@ size_t caseless_word_end(std::string_view text, size_t start, size_t longest_num
   return symbols_or_space_end(text, start, "\r\n");
 }
 
-/// prefix? upper* lower+ | prefix? upper+ lower*, where letters without case and marks are upper and lower both, and the
-/// prefix may be a mark; `start` where there is no match. Ends as the expression does, which backtracks.
+/// prefix? upper* lower+ | prefix? upper+ lower*, where letters without case and marks are upper and lower both, and
+/// the prefix may be a mark; `start` where there is no match. Ends as the expression does, which backtracks.
 size_t cased_letters_end(std::string_view text, size_t start) {
   const size_t letters = behind_prefix(text, start);
   size_t end = letters, behind_both = letters;
@@ -93,7 +93,8 @@ size_t cased_letters_end(std::string_view text, size_t start) {
   }
   if (is_at(text, end, kLower)) return run_end(text, end, kLower | kUncased | kMark);
   if (behind_both > letters) return behind_both;  // upper* gives back as far as the last that lower+ takes
-  if (letters > start && is_at(text, start, kMark)) return letters;  // and the prefix is given back before upper+ is tried
+  // The prefix is given back before upper+ is tried.
+  if (letters > start && is_at(text, start, kMark)) return letters;
   return end > letters ? end : start;
 }
 

@@ -1,11 +1,12 @@
 #include "tokenizer.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <optional>
 #include <set>
-#include <sstream>
+#include <system_error>
 #include <utility>
 
 #include "errors.h"
@@ -88,8 +89,8 @@ std::bitset<256> joined_bytes(const TokenizerSpec& spec) {
   return all ? joined.set() : joined;
 }
 
-/// The `tokenizers` library numbers added tokens itself: as in the vocabulary, else on from the highest one so far. Where
-/// the file says otherwise, throws InputError.
+/// The `tokenizers` library numbers added tokens itself: as in the vocabulary, else on from the highest one so far.
+/// Where the file says otherwise, throws InputError.
 void check_added_ids(const TokenizerSpec& spec) {
   const int64_t vocab_size = static_cast<int64_t>(spec.vocab.size());
   int64_t highest = -1;
@@ -121,8 +122,8 @@ AddedTokens added_tokens(const TokenizerSpec& spec, bool normalized) {
   return AddedTokens(std::move(tokens));
 }
 
-/// Appends the ids of `text`: of the added tokens in it, and of what lies between them as `encode_between` appends them,
-/// which is told whether the text begins with it.
+/// Appends the ids of `text`: of the added tokens in it, and of what lies between them as `encode_between` appends
+/// them, which is told whether the text begins with it.
 template <typename EncodeBetween>
 void encode_around(const AddedTokens& tokens, std::string_view text, std::vector<int64_t>& ids,
                    const EncodeBetween& encode_between) {
@@ -162,12 +163,15 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::load(const std::string& path) {
+  std::error_code failed;
+  const uintmax_t size = std::filesystem::file_size(path, failed);
+  std::string text(failed ? 0 : size, '\0');
   std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) throw InputError(path + ": cannot be read");
+  if (failed || !file.read(text.data(), static_cast<std::streamsize>(size))) {
+    throw InputError(path + ": cannot be read");
+  }
   try {
-    return Tokenizer(parse_tokenizer_json(text.str()));
+    return Tokenizer(parse_tokenizer_json(text));
   } catch (const InputError& error) {
     throw InputError(path + ": " + error.what());
   }

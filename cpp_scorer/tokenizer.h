@@ -24,8 +24,8 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  /// The ids that the `tokenizers` library gives with add_special_tokens=False. As there, an added token is one wherever
-  /// it stands: a text that spells <|endoftext|> holds the end of a text. May be called from several threads.
+  /// The ids that the `tokenizers` library gives with add_special_tokens=False. As there, a text that spells an added
+  /// token has its id, so that <|endoftext|> in a question ends the text. May be called from several threads.
   /// Throws InputError where the text is not UTF-8 or longer than 256 MiB.
   std::vector<int64_t> encode(std::string_view text) const;
 

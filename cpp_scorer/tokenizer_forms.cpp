@@ -9,7 +9,9 @@ namespace {
 
 Json sequence(const char* list, Json first, Json second) { return {{"type", "Sequence"}, {list, {first, second}}}; }
 
-Json byte_level(bool use_regex) { return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", use_regex}}; }
+Json byte_level(bool use_regex) {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", use_regex}};
+}
 
 Json split_by(std::string_view regex) {
   const Json split = {{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}};

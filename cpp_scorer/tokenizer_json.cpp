@@ -68,7 +68,7 @@ const TokenizerForm& form_of(const Json& file) {
                                      " is not supported, only the forms of " + known_families());
 }
 
-/// What is said about unknown tokens may be anything, since all that has a token of its own is known, and the rest refused.
+/// What is said about unknown tokens may be anything: a vocabulary that could need one is refused when its tokens are.
 void check_model(const Json& model, const TokenizerForm& form) {
   check_fields(model, "model", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
                                 "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});

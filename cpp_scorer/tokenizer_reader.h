@@ -5,9 +5,9 @@
 
 #include "tokenizer_json.h"
 
-/// The JSON of a tokenizer file. The vocabulary and the merges, nearly all of it, go into `spec` as they are read; in what
-/// is returned they stand as an empty object and an empty list. Throws InputError for broken JSON, for a token without a
-/// valid id, a merge that is no pair, a field that is there twice, and nesting deeper than any known form has.
+/// The JSON of a tokenizer file. The vocabulary and the merges, nearly all of it, go into `spec` as they are read; in
+/// what is returned they stand as an empty object and an empty list. Throws InputError for broken JSON, a token without
+/// a valid id, a merge that is no pair, a field that is there twice, and nesting deeper than any known form has.
 nlohmann::json read_tokenizer(const std::string& text, TokenizerSpec& spec);
 
 /// Throws InputError that names the field.

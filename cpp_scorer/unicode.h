@@ -7,13 +7,13 @@
 
 /// One bit for each class; no character is in two.
 enum CharClass : unsigned {
-  kOther = 1,      // none of the classes below
+  kOther = 1,      // of none below
   kUpper = 2,      // \p{Lu} and \p{Lt}
   kLower = 4,      // \p{Ll}
   kUncased = 8,    // \p{Lm} and \p{Lo}
   kMark = 16,      // \p{M}
   kNumber = 32,    // \p{N}
-  kDigitOnly = 64, // a number to the pre-tokeniser Digits, which knows a newer Unicode, and in no class of the expressions
+  kDigitOnly = 64, // a number to the pre-tokeniser Digits alone, which goes by a newer Unicode
   kSpace = 128,    // \s
 };
 constexpr unsigned kLetter = kUpper | kLower | kUncased;  // \p{L}

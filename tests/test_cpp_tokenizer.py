@@ -148,6 +148,24 @@ def test_small_tokenizer_of_each_form(assert_same_ids, small_tokenizer, name):
     assert_same_ids(texts + generated_texts(1000, seed=2), small_tokenizer(name))
 
 
+def test_score_says_whether_it_reads_a_tokenizer(scorer, small_tokenizer, tmp_path):
+    def score(file, *flags, text=""):
+        return subprocess.run([scorer, *flags, "--tokenizer", file], input=text, capture_output=True, text=True)
+
+    known = small_tokenizer("gemma3")
+    assert score(known, "--tokenize").returncode == 0
+    answer = score(known, "--tokenize", text='{"text": " the lease"}\n')
+    expected = Tokenizer.from_file(str(known)).encode(" the lease", add_special_tokens=False)
+    assert json.loads(answer.stdout) == {"ids": expected.ids}
+    other = tmp_path / "tokenizer.json"
+    other.write_text(known.read_text("utf-8").replace('"Replace"', '"Lowercase"'), "utf-8")
+    refused = score(other, "--tokenize")
+    assert refused.returncode == 1 and refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith(f"error: {other}: field 'pre_tokenizer': ") and "Lowercase" in refused.stderr
+    for flags in ([], ["--tokenize", "--model", "model.onnx"]):
+        assert score(known, *flags).returncode == 2
+
+
 @pytest.mark.parametrize("name", ["llama3", "gemma3"])
 def test_words_of_the_vocabulary_before_merges(assert_same_ids, small_tokenizer, name, tmp_path):
     """ignore_merges, with the later half of the merges taken out: words they make are whole only because of it."""

@@ -71,7 +71,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const Tokenizer& tokenizer : tokenizers()) check_encoding(tokenizer, text);
   check_composition(text);
   if (size < 5) return 0;
-  // The same bytes as a change to a file: one says which, two say where, one how many are dropped, the rest stands instead.
+  // The same bytes as a change to a file: one says which, two where, one how many are dropped, the rest stands instead.
   std::string changed = files()[data[0] % files().size()];
   const size_t at = (data[1] << 8 | data[2]) % changed.size();
   load(changed.replace(at, data[3] % 32, text.substr(4)));

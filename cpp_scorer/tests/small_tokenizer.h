@@ -74,8 +74,8 @@ inline std::string tokenizer_json(const std::vector<std::string>& first_tokens, 
          R"(}, "merges": [)" + pairs + "]}}";
 }
 
-/// A byte-level tokenizer. The bytes have the ids 0 to 255; the last merge, abc, is never made, since bc comes before ab;
-/// the normalized token is caf\u00e9, written with a combining accent.
+/// A byte-level tokenizer. The bytes have the ids 0 to 255; the last merge, abc, is never made, since bc comes before
+/// ab; the normalized token is caf\u00e9, written with a combining accent.
 inline std::string small_tokenizer_json(const std::string& normalizer = form::kNfc,
                                         const std::string& pre_tokenizer = form::split_by(kQwen2Pattern)) {
   const SmallMerges merges{{"l", "l"}, {"h", "e"}, {"he", "ll"}, {"hell", "o"}, {"Ġ", "hello"}, {"b", "c"}, {"a", "b"},
@@ -86,7 +86,8 @@ inline std::string small_tokenizer_json(const std::string& normalizer = form::kN
 
 /// A tokenizer of characters. The bytes <0x00> and on have the ids 0 to 255; ▁, a, b, c, > and é follow.
 inline std::string small_character_tokenizer_json(const std::string& normalizer, const std::string& pre_tokenizer) {
-  const SmallMerges merges{{"▁", "a"}, {"a", "b"}, {"▁a", "b"}, {"▁", "▁"}, {"▁▁", "▁▁"}, {"é", "a"}, {">", "▁"}, {">▁", "b"}};
+  const SmallMerges merges{{"▁", "a"},   {"a", "b"}, {"▁a", "b"}, {"▁", "▁"},
+                           {"▁▁", "▁▁"}, {"é", "a"}, {">", "▁"},  {">▁", "b"}};
   std::vector<std::string> tokens;
   for (const char high : std::string("0123456789ABCDEF")) {
     for (const char low : std::string("0123456789ABCDEF")) tokens.push_back(std::string("<0x") + high + low + ">");

@@ -1,5 +1,5 @@
-// What comes before byte-pair encoding: normalisers, and how the patterns split. That both are those of the `tokenizers`
-// library is held by tests/test_cpp_tokenizer.py.
+// What comes before byte-pair encoding: normalisers, and how the patterns split. That both are those of the
+// `tokenizers` library is held by tests/test_cpp_tokenizer.py.
 
 #include <string>
 #include <string_view>

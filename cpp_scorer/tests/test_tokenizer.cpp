@@ -72,7 +72,8 @@ void bytes_without_a_token_are_left_out() {
   CHECK_EQUAL(read(json).encode("adbd"), Ids{kAb});
   CHECK_EQUAL(read(json).encode("d"), Ids{});
   CHECK_THROWS(read(changed(json, "\"unk_token\": null", "\"unk_token\": \"<|end|>\"")), InputError, "'d' is missing");
-  CHECK_THROWS(read(changed(json, "\"byte_fallback\": false", "\"byte_fallback\": true")), InputError, "'d' is missing");
+  CHECK_THROWS(read(changed(json, "\"byte_fallback\": false", "\"byte_fallback\": true")), InputError,
+               "'d' is missing");
   // Bytes that UTF-8 never has need no token, whatever is said about unknown ones.
   const std::string never = changed(small_tokenizer_json(), "\"À\": 192", "\"ÀÀ\": 192");
   CHECK_EQUAL(read(changed(never, "\"unk_token\": null", "\"unk_token\": \"<|end|>\"")).encode("hello"), Ids{kHello});
@@ -163,7 +164,8 @@ void what_would_give_other_ids_is_refused() {
   const std::string characters = small_character_tokenizer_json(form::kSpaces, form::kNone);
   CHECK_THROWS(read(changed(characters, "\"byte_fallback\": true", "\"byte_fallback\": false")), InputError,
                "'byte_fallback'");
-  CHECK_THROWS(read(changed(characters, "<0xC3>", "<0xc3>")), InputError, "'<0xC3>' is missing; byte_fallback needs it");
+  CHECK_THROWS(read(changed(characters, "<0xC3>", "<0xc3>")), InputError,
+               "'<0xC3>' is missing; byte_fallback needs it");
   CHECK_THROWS(parse_tokenizer_json("[]"), InputError, "not an object");
   CHECK_THROWS(parse_tokenizer_json("{}"), InputError, "'version'");
   CHECK_THROWS(Tokenizer::load("no/such/tokenizer.json"), InputError, "no/such/tokenizer.json: cannot be read");
@@ -190,7 +192,7 @@ void what_changes_no_ids_is_accepted() {
   for (const auto& [place, replacement] : cases) {
     CHECK_EQUAL(read(changed(small_tokenizer_json(), place, replacement)).encode("hello"), Ids{kHello});
   }
-  // A character of one byte needs no token for the byte, and may be the only one that has none, as in Gemma's older files.
+  // A character of one byte needs no token for the byte, which Gemma's older files lack.
   const std::string tab = changed(small_character_tokenizer_json(form::kSpaces, form::kNone), "<0x09>", "\\t");
   CHECK_EQUAL(read(tab).encode("\ta"), (Ids{9, kA}));
 }

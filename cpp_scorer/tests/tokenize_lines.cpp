@@ -1,5 +1,5 @@
-// tokenize_lines TOKENIZER.JSON: reads texts, each behind a line with its number of bytes, and writes a line of ids, or an
-// error, for each. How fast they were encoded, in time of the processor, goes to standard error.
+// tokenize_lines TOKENIZER.JSON: reads texts, each behind a line with its number of bytes, and writes a line of ids, or
+// an error, for each. How fast they were encoded, in time of the processor, goes to standard error.
 
 #include <ctime>
 #include <iostream>
@@ -33,7 +33,8 @@ int main(int argc, char** argv) {
         std::cout << "error: " << error.what() << '\n';
       }
     }
-    std::cerr << static_cast<double>(bytes) / 1e6 / (static_cast<double>(ticks) / CLOCKS_PER_SEC) << " MB/s" << std::endl;
+    const double seconds = static_cast<double>(ticks) / CLOCKS_PER_SEC;
+    std::cerr << static_cast<double>(bytes) / 1e6 / seconds << " MB/s" << std::endl;
   } catch (const InputError& error) {
     std::cerr << "error: " << error.what() << std::endl;
     return 1;
