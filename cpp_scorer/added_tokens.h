@@ -3,7 +3,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,21 +10,28 @@
 /// Tokens that are looked for in the text before it is split into words, such as <|endoftext|>.
 class AddedTokens {
  public:
-  struct Match {
-    size_t begin, end;
-    uint32_t id;
-  };
-
-  /// Throws std::invalid_argument, what is wrong with the token, where it is empty or there already.
-  void add(std::string content, uint32_t id);
-
-  /// The leftmost token at or behind byte `from`, and of those that begin there the longest.
-  std::optional<Match> find(std::string_view text, size_t from) const;
-
- private:
   struct Token {
     std::string content;
     uint32_t id;
+    bool lstrip, rstrip;  // takes the white space before it, and behind it
   };
-  std::array<std::vector<Token>, 256> by_first_byte_;  // each from the longest to the shortest
+
+  struct Match {
+    size_t begin, end;  // bytes of the text, with the white space that the token takes
+    uint32_t id;
+  };
+
+  AddedTokens() = default;
+
+  /// Throws FatalError where a token is empty or there twice.
+  explicit AddedTokens(std::vector<Token> tokens);
+
+  /// From left to right what stands in checked UTF-8; of the tokens that begin at one place the longest.
+  std::vector<Match> find_all(std::string_view text) const;
+
+ private:
+  const Token* longest_at(std::string_view text, size_t at) const;
+
+  std::vector<Token> tokens_;                       // sorted
+  std::array<std::pair<size_t, size_t>, 256> by_first_byte_{};  // the tokens that begin with it: from, to
 };

@@ -1,6 +1,7 @@
 #include "bpe.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "utf8.h"
 
@@ -25,7 +26,7 @@ std::array<std::string, 256> byte_alphabet() {
   return alphabet;
 }
 
-Bpe::Bpe(const std::array<uint32_t, 256>& byte_ids, const std::vector<Merge>& merges) : byte_ids_(byte_ids) {
+Bpe::Bpe(FirstTokens first, const std::vector<Merge>& merges) : first_(std::move(first)) {
   size_t size = 2;
   while (size <= 2 * merges.size()) size *= 2;
   table_.resize(size);
@@ -75,14 +76,33 @@ void Bpe::merge_all(Scratch& scratch) const {
   }
 }
 
-void Bpe::encode(std::string_view word, Scratch& scratch, std::vector<int64_t>& ids) const {
-  const int32_t size = static_cast<int32_t>(word.size());
-  scratch.symbols.clear();
-  for (int32_t at = 0; at < size; ++at) {
-    scratch.symbols.push_back({byte_ids_[static_cast<unsigned char>(word[at])], at - 1, at + 1 < size ? at + 1 : kNone});
+void Bpe::split(std::string_view word, Scratch& scratch) const {
+  std::vector<Scratch::Symbol>& symbols = scratch.symbols;
+  symbols.clear();
+  const auto add = [&](uint32_t id) {
+    if (id == FirstTokens::kLeftOut) return;
+    const auto at = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, at - 1, at + 1});
+  };
+  for (size_t at = 0; at < word.size();) {
+    size_t next = at + 1;
+    if (!first_.characters.empty() && static_cast<unsigned char>(word[at]) >= 0x80) {
+      const auto found = first_.characters.find(next_code_point(word, next = at));
+      if (found != first_.characters.end()) {
+        add(found->second);
+        at = next;
+      }
+    }
+    for (; at < next; ++at) add(first_.bytes[static_cast<unsigned char>(word[at])]);
   }
+  if (!symbols.empty()) symbols.back().next = kNone;
+}
+
+void Bpe::encode(std::string_view word, Scratch& scratch, std::vector<int64_t>& ids) const {
+  split(word, scratch);
+  if (scratch.symbols.empty()) return;
   scratch.heap.clear();
-  for (int32_t at = 0; at + 1 < size; ++at) offer(at, scratch);
+  for (int32_t at = 0; at + 1 < static_cast<int32_t>(scratch.symbols.size()); ++at) offer(at, scratch);
   merge_all(scratch);
   for (int32_t at = 0; at != kNone; at = scratch.symbols[at].next) ids.push_back(scratch.symbols[at].id);
 }

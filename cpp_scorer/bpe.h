@@ -5,18 +5,27 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
-/// The characters that stand for the bytes in a byte-level vocabulary: a byte that is visible in Latin-1 for itself, the
-/// others for U+0100 and on, in order.
+/// The characters that stand for the bytes in a byte-level vocabulary: a byte that is visible in Latin-1 for itself,
+/// the others for U+0100 and on, in order.
 std::array<std::string, 256> byte_alphabet();
+
+/// What a word consists of before any merge.
+struct FirstTokens {
+  static constexpr uint32_t kLeftOut = UINT32_MAX;  // of a byte that has no token
+
+  std::array<uint32_t, 256> bytes;
+  std::unordered_map<char32_t, uint32_t> characters;  // beyond ASCII, where they are not first split into bytes
+};
 
 /// Two neighbouring tokens and the one they become.
 struct Merge {
   uint32_t left, right, merged;
 };
 
-/// Byte-pair encoding: the bytes of a word are its first tokens, and the pair of lowest rank is merged until none is left.
+/// Byte-pair encoding: the pair of lowest rank is merged until none is left.
 class Bpe {
  public:
   /// What encoding one word after another reuses; one for each thread.
@@ -35,10 +44,10 @@ class Bpe {
     std::vector<Candidate> heap;
   };
 
-  /// `byte_ids`: the token of every byte. `merges`: in rank order; of two for one pair the later counts.
-  Bpe(const std::array<uint32_t, 256>& byte_ids, const std::vector<Merge>& merges);
+  /// `merges`: in rank order; of two for one pair the later counts.
+  Bpe(FirstTokens first, const std::vector<Merge>& merges);
 
-  /// Appends the ids of a word of 1 to 2^31 - 1 bytes, in O(n log n).
+  /// Appends the ids of a word of less than 2^31 bytes of UTF-8, in O(n log n).
   void encode(std::string_view word, Scratch& scratch, std::vector<int64_t>& ids) const;
 
  private:
@@ -47,10 +56,11 @@ class Bpe {
   };
   static constexpr uint32_t kEmpty = UINT32_MAX;
 
+  void split(std::string_view word, Scratch& scratch) const;
   size_t slot(uint32_t left, uint32_t right) const;
   void offer(int32_t position, Scratch& scratch) const;
   void merge_all(Scratch& scratch) const;
 
-  std::array<uint32_t, 256> byte_ids_;
+  FirstTokens first_;
   std::vector<Entry> table_;  // by the hash of the pair, with linear probing; the size is a power of two
 };

@@ -47,6 +47,7 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all
                         of an int8 model (default 512)
   --tokenize            read lines with "text", write lines with "ids", run nothing
+  --tokenizer FILE      with --tokenize, instead of --model: this tokenizer.json, or why it cannot be read
   --version             print the versions of this program and of onnxruntime
   --help                print this
 
@@ -59,7 +60,7 @@ class BadFlag : public std::runtime_error {
 };
 
 struct CommandLine {
-  std::string model, reference, input = "-", output = "-";
+  std::string model, tokenizer, reference, input = "-", output = "-";
   Score score = Score::kSum;
   Device device = Device::kCpu;
   int threads = usable_cores();
@@ -90,7 +91,8 @@ Score score_named(const std::string& text) {
 }
 
 CommandLine parse_command_line(int argc, char** argv) {
-  enum { kModel = 1, kInput, kOutput, kScore, kReference, kDevice, kThreads, kBatchTokens, kTokenize, kVersion, kHelp };
+  enum { kModel = 1, kInput, kOutput, kScore, kReference, kDevice, kThreads, kBatchTokens, kTokenize, kTokenizer, kVersion,
+         kHelp };
   const option flags[] = {{"model", required_argument, nullptr, kModel},
                           {"input", required_argument, nullptr, kInput},
                           {"output", required_argument, nullptr, kOutput},
@@ -100,6 +102,7 @@ CommandLine parse_command_line(int argc, char** argv) {
                           {"threads", required_argument, nullptr, kThreads},
                           {"batch-tokens", required_argument, nullptr, kBatchTokens},
                           {"tokenize", no_argument, nullptr, kTokenize},
+                          {"tokenizer", required_argument, nullptr, kTokenizer},
                           {"version", no_argument, nullptr, kVersion},
                           {"help", no_argument, nullptr, kHelp},
                           {nullptr, 0, nullptr, 0}};
@@ -117,6 +120,7 @@ CommandLine parse_command_line(int argc, char** argv) {
       case kThreads: line.threads = static_cast<int>(positive_number("--threads", value, 1024)); break;
       case kBatchTokens: line.batch_tokens = positive_number("--batch-tokens", value, 1 << 20); break;
       case kTokenize: line.tokenize = true; break;
+      case kTokenizer: line.tokenizer = value; break;
       case kVersion: line.version = true; break;
       case kHelp: line.help = true; break;
       case ':': throw BadFlag(std::string(argv[optind - 1]) + " needs a value");
@@ -125,7 +129,12 @@ CommandLine parse_command_line(int argc, char** argv) {
   }
   if (optind < argc) throw BadFlag(std::string("'") + argv[optind] + "' is no flag of this program");
   if (line.version || line.help) return line;
-  if (line.model.empty()) throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
+  if (!line.tokenizer.empty() && (!line.tokenize || !line.model.empty())) {
+    throw BadFlag("--tokenizer goes with --tokenize and without --model, which brings its own");
+  }
+  if (line.model.empty() && line.tokenizer.empty()) {
+    throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
+  }
   if (line.score == Score::kPmi && !line.reference.empty()) {
     throw BadFlag("--score pmi sets log-probs against those after a neutral prompt, so it takes no --reference");
   }
@@ -184,6 +193,7 @@ int run(const CommandLine& line) {
     OutputFile("-").write(line.help ? kHelp : "score " SCORER_VERSION ", onnxruntime " + Session::runtime_version() + "\n");
     return kSuccess;
   }
+  if (!line.tokenizer.empty()) return tokenize(line, Tokenizer::load(line.tokenizer));
   const ModelInfo info = load_model_info(line.model);
   const Tokenizer tokenizer = Tokenizer::load(info.tokenizer_path);
   return line.tokenize ? tokenize(line, tokenizer) : score(line, info, tokenizer);

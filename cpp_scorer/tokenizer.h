@@ -1,7 +1,9 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -9,10 +11,9 @@
 
 #include "added_tokens.h"
 #include "bpe.h"
+#include "tokenizer_json.h"
 
-struct TokenizerSpec;
-
-/// The tokenizer of a tokenizer.json of Qwen2's form: added tokens, NFC, Qwen2's split, byte-level BPE.
+/// The tokenizer of a tokenizer.json: added tokens, normaliser, pre-tokeniser and byte-pair encoding of a known form.
 class Tokenizer {
  public:
   /// Reads tokenizer.json. Throws FatalError, naming file and field, for a tokenizer whose ids it could not reproduce.
@@ -20,16 +21,27 @@ class Tokenizer {
 
   /// Throws FatalError, naming the field, where the vocabulary lacks a token, or added tokens would have other ids.
   explicit Tokenizer(TokenizerSpec spec);
+  Tokenizer(Tokenizer&&) noexcept;
+  ~Tokenizer();
 
-  /// The ids that the `tokenizers` library gives with add_special_tokens=False. May be called from several threads.
+  /// The ids that the `tokenizers` library gives with add_special_tokens=False. As there, a text that spells an added
+  /// token has its id, so that <|endoftext|> in a question ends the text. May be called from several threads.
   /// Throws RowError where the text is not UTF-8 or longer than 256 MiB.
   std::vector<int64_t> encode(std::string_view text) const;
 
  private:
-  void encode_word(std::string_view word, Bpe::Scratch& scratch, std::vector<int64_t>& ids) const;
+  struct Workspace;
 
-  std::array<std::string, 256> alphabet_;  // the character that stands for each byte in the vocabulary
+  std::string in_vocabulary(std::string_view word) const;
+  size_t unmerged_end(std::string_view word, size_t start) const;
+  void encode_word(std::string_view word, Workspace& space, std::vector<int64_t>& ids) const;
+  void encode_piece(std::string_view piece, size_t step, Workspace& space, std::vector<int64_t>& ids) const;
+
+  TokenizerForm form_;
+  std::array<std::string, 256> alphabet_;  // the character that stands for each byte in a byte-level vocabulary
   Bpe bpe_;
-  AddedTokens added_, added_normalized_;  // looked for before NFC, and after it
+  AddedTokens added_, added_normalized_;  // looked for before the normaliser, and behind it
   std::unordered_map<std::string, uint32_t> whole_words_;  // filled where they come before merges
+  std::bitset<256> joined_;  // the bytes behind which a merge may join the mark of a space to what stands before it
+  std::unique_ptr<Workspace> shared_;  // of whoever comes first; others have their own
 };

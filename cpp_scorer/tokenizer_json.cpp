@@ -4,24 +4,22 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 
-#include "errors.h"
-#include "pretokenize.h"
+#include "tokenizer_forms.h"
+#include "tokenizer_reader.h"
 
 using Json = nlohmann::json;
 
 namespace {
 
-constexpr uint64_t kLargestId = INT32_MAX;
 constexpr size_t kLongestQuote = 200;
 
-[[noreturn]] void fail(const std::string& field, const std::string& what) {
-  throw FatalError("field '" + field + "': " + what);
+std::string quote(const Json& value) {
+  const std::string quoted = value.dump(-1, ' ', true);
+  return quoted.size() > kLongestQuote ? quoted.substr(0, kLongestQuote) + "..." : quoted;
 }
 
 [[noreturn]] void refuse(const std::string& field, const Json& value) {
-  std::string quoted = value.dump(-1, ' ', true);
-  if (quoted.size() > kLongestQuote) quoted = quoted.substr(0, kLongestQuote) + "...";
-  fail(field, quoted + " is not supported: only tokenizers of Qwen2's form are reproduced exactly");
+  fail_at_field(field, quote(value) + " is not supported: the ids would not be exact");
 }
 
 /// The field's value, null where it is missing.
@@ -33,7 +31,7 @@ const Json& value_of(const Json& object, const char* field) {
 
 /// An unknown field may mean anything, so it is refused too.
 void check_fields(const Json& object, const std::string& name, std::initializer_list<const char*> known) {
-  if (!object.is_object()) fail(name, "is not an object");
+  if (!object.is_object()) fail_at_field(name, "is not an object");
   for (const auto& [field, value] : object.items()) {
     if (std::find(known.begin(), known.end(), field) == known.end()) refuse(name + "." + field, value);
   }
@@ -44,6 +42,14 @@ void check_one_of(const Json& object, const char* field, std::initializer_list<J
   if (std::find(supported.begin(), supported.end(), value) == supported.end()) refuse(field, value);
 }
 
+/// What adds special tokens around a text, or changes offsets; neither is asked for, so its settings may be anything.
+bool is_post_processor(const Json& step) {
+  const Json& type = value_of(step, "type");
+  if (type != "Sequence") return step.is_null() || type == "ByteLevel" || type == "TemplateProcessing";
+  const Json& steps = value_of(step, "processors");
+  return std::all_of(steps.begin(), steps.end(), is_post_processor);
+}
+
 /// What stands around the model. What concerns offsets and decoding alone changes no ids and may be anything.
 void check_pipeline(const Json& file) {
   check_fields(file, "tokenizer", {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
@@ -51,92 +57,57 @@ void check_pipeline(const Json& file) {
   check_one_of(file, "version", {"1.0"});
   check_one_of(file, "truncation", {nullptr});
   check_one_of(file, "padding", {nullptr});
-  check_one_of(file, "normalizer", {Json{{"type", "NFC"}}});
-
-  Json steps = value_of(file, "pre_tokenizer");
-  const Json split = {
-      {"type", "Split"}, {"pattern", {{"Regex", kQwen2Split}}}, {"behavior", "Isolated"}, {"invert", false}};
-  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
-  if (steps.contains(Json::json_pointer("/pretokenizers/1/trim_offsets"))) {
-    steps["pretokenizers"][1].erase("trim_offsets");
-  }
-  if (steps != Json{{"type", "Sequence"}, {"pretokenizers", {split, bytes}}}) refuse("pre_tokenizer", steps);
-
   const Json& post_processor = value_of(file, "post_processor");
-  if (!post_processor.is_null() && value_of(post_processor, "type") != "ByteLevel") {
-    refuse("post_processor", post_processor);
-  }
+  if (!is_post_processor(post_processor)) refuse("post_processor", post_processor);
 }
 
-void check_model(const Json& model) {
+const TokenizerForm& form_of(const Json& file) {
+  const Json &normalizer = value_of(file, "normalizer"), &pre_tokenizer = value_of(file, "pre_tokenizer");
+  if (const TokenizerForm* const form = find_form(normalizer, pre_tokenizer)) return *form;
+  fail_at_field("pre_tokenizer", quote(pre_tokenizer) + " after the normalizer " + quote(normalizer) +
+                                     " is not supported, only the forms of " + known_families());
+}
+
+/// What is said about unknown tokens may be anything: a vocabulary that could need one is refused when its tokens are.
+void check_model(const Json& model, const TokenizerForm& form) {
   check_fields(model, "model", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
                                 "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
-  check_one_of(model, "type", {"BPE"});
+  check_one_of(model, "type", {"BPE", nullptr});  // older files leave it out
   check_one_of(model, "dropout", {nullptr, 0.0});
-  check_one_of(model, "unk_token", {nullptr});
   check_one_of(model, "continuing_subword_prefix", {nullptr, ""});
   check_one_of(model, "end_of_word_suffix", {nullptr, ""});
-  check_one_of(model, "fuse_unk", {nullptr, false});
-  check_one_of(model, "byte_fallback", {nullptr, false});
+  if (!form.byte_level) check_one_of(model, "byte_fallback", {true});
   check_one_of(model, "ignore_merges", {nullptr, false, true});
-}
-
-uint32_t token_id(const Json& value, const std::string& token) {
-  if (!value.is_number_unsigned() || value.get<uint64_t>() > kLargestId) fail(token, "has no valid id");
-  return value.get<uint32_t>();
-}
-
-/// A merge in either form: "a b", or ["a", "b"], which newer versions write.
-std::pair<std::string, std::string> read_merge(const Json& merge, size_t row) {
-  if (merge.is_string()) {
-    const auto& text = merge.get_ref<const std::string&>();
-    const size_t space = text.find(' ');
-    const bool is_comment = text.rfind("#version", 0) == 0;  // as in merges.txt; what reads it as a pair gives other ids
-    if (space != std::string::npos && text.find(' ', space + 1) == std::string::npos && !is_comment) {
-      return {text.substr(0, space), text.substr(space + 1)};
-    }
-  } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-    return {merge[0].get<std::string>(), merge[1].get<std::string>()};
-  }
-  fail("merges", "merge " + std::to_string(row) + " is no pair of tokens");
+  if (!value_of(model, "vocab").is_object()) fail_at_field("vocab", "is not an object");
+  if (!value_of(model, "merges").is_array()) fail_at_field("merges", "is not a list");
 }
 
 TokenizerSpec::AddedToken read_added_token(const Json& token) {
   check_fields(token, "added_tokens", {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
-  const Json &content = value_of(token, "content"), &normalized = value_of(token, "normalized");
-  if (!content.is_string() || !normalized.is_boolean()) fail("added_tokens", "a token lacks its content or 'normalized'");
-  for (const char* flag : {"single_word", "lstrip", "rstrip"}) check_one_of(token, flag, {false});
-  return {content.get<std::string>(), token_id(value_of(token, "id"), content.get<std::string>()),
-          normalized.get<bool>()};
-}
-
-Json parse(const std::string& text) {
-  try {
-    return Json::parse(text);
-  } catch (const Json::parse_error& error) {
-    throw FatalError("broken JSON or not UTF-8, at byte " + std::to_string(error.byte));
-  } catch (const Json::out_of_range&) {
-    throw FatalError("broken JSON: a number is out of range");
-  }
+  const Json& content = value_of(token, "content");
+  if (!content.is_string()) fail_at_field("added_tokens", "a token lacks its content");
+  const auto flag = [&](const char* field) {
+    const Json& value = value_of(token, field);
+    if (!value.is_boolean()) fail_at_field("added_tokens", "a token lacks '" + std::string(field) + "'");
+    return value.get<bool>();
+  };
+  check_one_of(token, "single_word", {false});
+  const auto& text = content.get_ref<const std::string&>();
+  return {text, token_id(value_of(token, "id"), text), flag("normalized"), flag("lstrip"), flag("rstrip")};
 }
 
 }  // namespace
 
 TokenizerSpec parse_tokenizer_json(const std::string& text) {
-  const Json file = parse(text);
-  check_pipeline(file);
-  const Json& model = value_of(file, "model");
-  check_model(model);
-  const Json &vocab = value_of(model, "vocab"), &merges = value_of(model, "merges");
-  const Json& added_tokens = value_of(file, "added_tokens");
-  if (!vocab.is_object()) fail("vocab", "is not an object");
-  if (!merges.is_array()) fail("merges", "is not a list");
-  if (!added_tokens.is_array()) fail("added_tokens", "is not a list");
-
   TokenizerSpec spec;
+  const Json file = read_tokenizer(text, spec);
+  check_pipeline(file);
+  spec.form = form_of(file);
+  const Json &model = value_of(file, "model"), &added_tokens = value_of(file, "added_tokens");
+  check_model(model, spec.form);
   spec.ignore_merges = value_of(model, "ignore_merges") == true;
-  for (const auto& [token, id] : vocab.items()) spec.vocab.emplace(token, token_id(id, token));
-  for (const Json& merge : merges) spec.merges.push_back(read_merge(merge, spec.merges.size()));
+  spec.leaves_out_unknown = value_of(model, "unk_token").is_null() && value_of(model, "byte_fallback") != true;
+  if (!added_tokens.is_array()) fail_at_field("added_tokens", "is not a list");
   for (const Json& token : added_tokens) spec.added_tokens.push_back(read_added_token(token));
   return spec;
 }

@@ -28,7 +28,7 @@ struct MarkRange {
 /// A decomposition: code point, first, second or 0. A composition: first, second, code point.
 using Triple = std::array<char32_t, 3>;
 
-constexpr CharClass L = CharClass::kLetter, N = CharClass::kNumber, S = CharClass::kSpace;
+constexpr CharClass U = kUpper, L = kLower, O = kUncased, M = kMark, N = kNumber, D = kDigitOnly, S = kSpace;
 #include "unicode_tables.inc"
 
 // Hangul syllables are composed of two or three jamo by arithmetic (The Unicode Standard, section 3.12).
@@ -52,7 +52,7 @@ constexpr const Entry* find_range(const Entry (&ranges)[size], char32_t code) {
 
 constexpr CharClass look_up_class(char32_t code) {
   const ClassRange* const range = find_range(kClasses, code);
-  return range ? range->value : CharClass::kOther;
+  return range ? range->value : kOther;
 }
 
 constexpr auto kAsciiClasses = [] {

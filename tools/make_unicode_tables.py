@@ -14,11 +14,12 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Regex
 from tokenizers.normalizers import NFC, NFD
-from tokenizers.pre_tokenizers import Split
+from tokenizers.pre_tokenizers import Digits, PreTokenizer, Split
 
 OUTPUT = Path(__file__).resolve().parent.parent / "cpp_scorer" / "unicode_tables.inc"
 CODE_POINTS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
-CLASSES = {"L": r"\p{L}", "N": r"\p{N}", "S": r"\s"}
+# The names that cpp_scorer/unicode.cpp has for its classes, and their characters in the regular expressions.
+CLASSES = {"U": r"[\p{Lu}\p{Lt}]", "L": r"\p{Ll}", "O": r"[\p{Lm}\p{Lo}]", "M": r"\p{M}", "N": r"\p{N}", "S": r"\s"}
 # The two ends of the canonical combining classes, 1 and 240; Unicode never changes a character's class.
 LOWEST_MARK, HIGHEST_MARK = "\u0334", "\u0345"
 HANGUL = range(0xAC00, 0xAC00 + 11172)  # decomposed and composed by arithmetic
@@ -28,18 +29,26 @@ WIDTH = 120
 nfc, nfd = NFC().normalize_str, NFD().normalize_str
 
 
-def members(pattern: str) -> set[str]:
-    """The characters that a pattern for one character matches."""
-    matches = Split(Regex(pattern), "removed", invert=True).pre_tokenize_str("".join(CODE_POINTS))
-    return {character for match, _ in matches for character in match}
+def matches(pattern: str, character: str) -> bool:
+    return not Split(Regex(pattern), "removed").pre_tokenize_str(character)
+
+
+def runs(pre_tokenizer: PreTokenizer) -> list[str]:
+    """What a pre-tokeniser makes of all characters in their order."""
+    return [run for run, _ in pre_tokenizer.pre_tokenize_str("".join(CODE_POINTS))]
 
 
 def character_classes() -> dict[str, str]:
-    """Character to class; the three classes share no character."""
-    found = {name: members(pattern) for name, pattern in CLASSES.items()}
-    classes = {character: name for name, characters in found.items() for character in characters}
-    assert len(classes) == sum(map(len, found.values()))
-    return classes
+    """Character to class; a character of none is left out."""
+    classes = {}
+    for run in runs(Split(Regex("|".join(f"{pattern}+" for pattern in CLASSES.values())), "isolated")):
+        found = [name for name, pattern in CLASSES.items() if matches(pattern, run[0])]
+        assert len(found) <= 1 and matches(r"\p{L}", run[0]) == (found in (["U"], ["L"], ["O"]))
+        classes |= dict.fromkeys(run, *found) if found else {}
+    # What the pre-tokeniser Digits sets apart: Rust's idea of a number, which goes by a newer Unicode.
+    numbers = {character for run in runs(Digits(individual_digits=False))[1::2] for character in run}
+    assert {character for character, name in classes.items() if name == "N"} <= numbers
+    return dict.fromkeys(numbers, "D") | classes
 
 
 def decompositions() -> dict[str, tuple[str, str]]:
@@ -112,7 +121,7 @@ def tables() -> str:
     return "\n".join(
         [
             f"// Made by tools/make_unicode_tables.py from tokenizers {tokenizers.__version__}; not to be edited.",
-            "// Characters of a class: L \\p{L}, N \\p{N}, S \\s; the rest are of none.",
+            "// Characters of a class; the rest are of none.",
             table("ClassRange", "kClasses", ranges(character_classes())),
             "// Marks, with the rank of their combining class.",
             table("MarkRange", "kMarks", ranges(ranks)),

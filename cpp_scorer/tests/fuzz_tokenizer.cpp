@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "errors.h"
 #include "fuzz_main.h"
@@ -16,7 +17,28 @@
 
 namespace {
 
-constexpr int64_t kNumTokens = 271;
+constexpr int64_t kNumTokens = 272;  // at most, of each of the small tokenizers
+
+/// One file of each kind of normaliser, split and vocabulary.
+const std::vector<std::string>& files() {
+  static const std::vector<std::string> files{
+      small_tokenizer_json(),
+      small_tokenizer_json(form::kNone, form::split_by(kLlama3Pattern)),
+      small_tokenizer_json(form::kNone, form::split_by(kO200kPattern)),
+      small_tokenizer_json(form::kNone, form::kDigits),
+      small_character_tokenizer_json(form::kStartAndSpaces, form::kNone),
+      small_character_tokenizer_json(form::kNone, form::metaspace("first"))};
+  return files;
+}
+
+const std::vector<Tokenizer>& tokenizers() {
+  static const std::vector<Tokenizer> loaded = [] {
+    std::vector<Tokenizer> read;
+    for (const std::string& json : files()) read.emplace_back(parse_tokenizer_json(json));
+    return read;
+  }();
+  return loaded;
+}
 
 void check_encoding(const Tokenizer& tokenizer, std::string_view text) {
   try {
@@ -25,8 +47,11 @@ void check_encoding(const Tokenizer& tokenizer, std::string_view text) {
     }
   } catch (const RowError&) {
     if (find_invalid_utf8(text) == text.npos) __builtin_trap();
-    return;
   }
+}
+
+void check_composition(std::string_view text) {
+  if (find_invalid_utf8(text) != text.npos) return;
   const std::string composed = to_nfc(text);
   if (to_nfc(composed) != composed || find_invalid_utf8(composed) != composed.npos) __builtin_trap();
   if (!may_change_under_nfc(text) && composed != text) __builtin_trap();
@@ -42,15 +67,14 @@ void load(const std::string& json) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const std::string json = small_tokenizer_json();
-  static const Tokenizer tokenizer(parse_tokenizer_json(json));
   const std::string_view text(reinterpret_cast<const char*>(data), size);
-  check_encoding(tokenizer, text);
-  if (size < 4) return 0;
-  // The same bytes as a change to the file: two say where, one how many are dropped, the rest stands instead.
-  std::string changed = json;
-  const size_t at = (data[0] << 8 | data[1]) % changed.size();
-  load(changed.replace(at, data[2] % 32, text.substr(3)));
+  for (const Tokenizer& tokenizer : tokenizers()) check_encoding(tokenizer, text);
+  check_composition(text);
+  if (size < 5) return 0;
+  // The same bytes as a change to a file: one says which, two where, one how many are dropped, the rest stands instead.
+  std::string changed = files()[data[0] % files().size()];
+  const size_t at = (data[1] << 8 | data[2]) % changed.size();
+  load(changed.replace(at, data[3] % 32, text.substr(4)));
   return 0;
 }
 
@@ -60,7 +84,8 @@ const std::vector<std::string>& fuzz_seeds() {
       "\u1112\u1161\u11AB\uD558\u11AB\u0301\u0323\u0302\u212B\u0958",
       "\U0001F468\u200D\U0001F469\u200D\U0001F467\uFE0F \u00A0\u3000\u2028'\u017F'LL",
       "\xED\xA0\x80\xF4\x90\x80\x80\xC0\x80\xFF",
-      "ab\x05\"id\": 300",
-      "ab\x05[\"h\", \"e\"], {}, null, -1"};
+      "McDonald OK'LL \u0301AB \u4E2DA \u2581\u2581a b  ab",
+      "aab\x05\"id\": 300",
+      "bab\x05[\"h\", \"e\"], {}, null, -1"};
   return seeds;
 }

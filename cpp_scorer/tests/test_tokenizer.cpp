@@ -4,35 +4,37 @@
 #include <chrono>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "check.h"
 #include "errors.h"
-#include "pretokenize.h"
 #include "small_tokenizer.h"
 #include "tokenizer.h"
 #include "tokenizer_json.h"
-#include "unicode.h"
 #include "utf8.h"
 
 namespace {
 
 using Ids = std::vector<int64_t>;
-using Words = std::vector<std::string>;
 
-constexpr int64_t kHello = 259, kSpaceHello = 260, kBc = 261, kEightA = 265;
+constexpr int64_t kHello = 259, kSpaceHello = 260, kBc = 261, kAb = 262, kEightA = 265;
 constexpr int64_t kEAcute = 267, kAbc = 268, kEnd = 269, kCafe = 270;
+// Of the tokenizer of characters.
+constexpr int64_t kMark = 256, kA = 257, kB = 258, kC = 259, kCharEAcute = 261;
+constexpr int64_t kMarkA = 262, kCharAb = 263, kMarkAb = 264, kTwoMarks = 265, kEAcuteA = 267, kGreaterMarkB = 269;
+constexpr int64_t kCharEnd = 270, kBMarkC = 271;
 
-Tokenizer small_tokenizer() { return Tokenizer(parse_tokenizer_json(small_tokenizer_json())); }
+Tokenizer read(const std::string& json) { return Tokenizer(parse_tokenizer_json(json)); }
 
-Words words(std::string_view text) {
-  Words found;
-  for (size_t begin = 0, end; begin < text.size(); begin = end) {
-    end = word_end(text, begin);
-    found.emplace_back(text.substr(begin, end - begin));
-  }
-  return found;
+Tokenizer small_tokenizer() { return read(small_tokenizer_json()); }
+
+/// One of the small tokenizers' files with one place changed.
+std::string changed(std::string json, const std::string& place, const std::string& replacement) {
+  const size_t at = json.find(place);
+  CHECK(at != std::string::npos);
+  return json.replace(at, place.size(), replacement);
 }
 
 void invalid_utf8_is_found_at_its_byte() {
@@ -46,41 +48,6 @@ void invalid_utf8_is_found_at_its_byte() {
   CHECK_THROWS(small_tokenizer().encode("ab\xED\xA0\x80"), RowError, "not UTF-8, at byte 2");
 }
 
-void text_is_split_as_by_the_pattern() {
-  CHECK_EQUAL(words("It's THE court'S 1st (b)(6)."),
-              (Words{"It", "'s", " THE", " court", "'S", " ", "1", "st", " (", "b", ")(", "6", ")."}));
-  CHECK_EQUAL(words("we'Ve o'reilly 'ſ don'"), (Words{"we", "'Ve", " o", "'re", "illy", " '", "ſ", " don", "'"}));
-  CHECK_EQUAL(words("'ſ"), (Words{"'ſ"}));
-  CHECK_EQUAL(words("a  b   \n\n  c \t"), (Words{"a", " ", " b", "   \n\n", " ", " c", " \t"}));
-  CHECK_EQUAL(words("end.\r\n\r\n Next\u00A0word\u3000\u3000x"),
-              (Words{"end", ".\r\n\r\n", " Next", "\u00A0word", "\u3000", "\u3000x"}));
-  CHECK_EQUAL(words("§ 12½ e\u0301"), (Words{"§", " ", "1", "2", "½", " e", "\u0301"}));
-  CHECK_EQUAL(words("\n \n"), (Words{"\n \n"}));
-  CHECK_EQUAL(words("   "), (Words{"   "}));
-  CHECK_EQUAL(words(""), Words{});
-}
-
-void text_is_normalised() {
-  const std::pair<std::string_view, std::string> cases[] = {
-      {"e\u0301", "é"},                    // composed
-      {"e\u0323\u0302", "ệ"},              // twice
-      {"e\u0302\u0323", "ệ"},              // marks ordered by class
-      {"e\u0302\u0301", "ế"},              // equal classes keep their order
-      {"e\u0301\u0302", "é\u0302"},        // and the second is blocked
-      {"\u212B", "Å"},                     // a singleton
-      {"\u0958", "\u0915\u093C"},          // excluded from composition
-      {"\u1112\u1161\u11AB", "한"},        // Hangul
-      {"\uD558\u11AB", "한"},              // a syllable with a final
-      {"\u1112\u11AB", "\u1112\u11AB"},    // no vowel between
-      {"\u0301e", "\u0301e"},              // no base before it
-      {"plain § text", "plain § text"}};
-  for (const auto& [text, expected] : cases) {
-    CHECK_EQUAL(to_nfc(text), expected);
-    CHECK(may_change_under_nfc(text) || text == expected);
-  }
-  CHECK(!may_change_under_nfc("naïve § 12 “court” 中文 한글 😀"));
-}
-
 void merges_come_in_rank_order() {
   const Tokenizer tokenizer = small_tokenizer();
   CHECK_EQUAL(tokenizer.encode("hello hello"), (Ids{kHello, kSpaceHello}));
@@ -88,6 +55,42 @@ void merges_come_in_rank_order() {
   CHECK_EQUAL(tokenizer.encode(std::string(20, 'a')), (Ids{kEightA, kEightA, kEightA - 1}));
   CHECK_EQUAL(tokenizer.encode("e\u0301"), Ids{kEAcute});
   CHECK_EQUAL(tokenizer.encode(""), Ids{});
+}
+
+void characters_fall_back_to_bytes() {
+  const Tokenizer gemma = read(small_character_tokenizer_json(form::kSpaces, form::kAtSpaces));
+  CHECK_EQUAL(gemma.encode("ab ab"), (Ids{kCharAb, kMarkAb}));
+  CHECK_EQUAL(gemma.encode("éaé"), (Ids{kEAcuteA, kCharEAcute}));
+  CHECK_EQUAL(gemma.encode("d\u20ACa"), (Ids{'d', 0xE2, 0x82, 0xAC, kA}));
+  CHECK_EQUAL(gemma.encode("     a"), (Ids{kTwoMarks + 1, kMarkA}));
+  // A merge may cross the start of a word, here behind > alone.
+  CHECK_EQUAL(gemma.encode("a> b a"), (Ids{kA, kGreaterMarkB, kMarkA}));
+}
+
+void bytes_without_a_token_are_left_out() {
+  const std::string json = changed(small_tokenizer_json(), "\"d\": 100", "\"dd\": 100");
+  CHECK_EQUAL(read(json).encode("adbd"), Ids{kAb});
+  CHECK_EQUAL(read(json).encode("d"), Ids{});
+  CHECK_THROWS(read(changed(json, "\"unk_token\": null", "\"unk_token\": \"<|end|>\"")), FatalError, "'d' is missing");
+  CHECK_THROWS(read(changed(json, "\"byte_fallback\": false", "\"byte_fallback\": true")), FatalError,
+               "'d' is missing");
+  // Bytes that UTF-8 never has need no token, whatever is said about unknown ones.
+  const std::string never = changed(small_tokenizer_json(), "\"À\": 192", "\"ÀÀ\": 192");
+  CHECK_EQUAL(read(changed(never, "\"unk_token\": null", "\"unk_token\": \"<|end|>\"")).encode("hello"), Ids{kHello});
+}
+
+void a_mark_begins_the_text_or_every_piece() {
+  const auto encode = [](const std::string& normalizer, const std::string& pre_tokenizer, std::string_view text) {
+    return read(small_character_tokenizer_json(normalizer, pre_tokenizer)).encode(text);
+  };
+  const std::string text = "a<|end|>a";
+  CHECK_EQUAL(encode(form::kSpaces, form::kNone, text), (Ids{kA, kCharEnd, kA}));
+  CHECK_EQUAL(encode(form::kStartAndSpaces, form::kNone, text), (Ids{kMarkA, kCharEnd, kMarkA}));
+  CHECK_EQUAL(encode(form::kStartAndSpaces, form::kNone, " ab"), (Ids{kMark, kMarkAb}));
+  CHECK_EQUAL(encode(form::kNone, form::metaspace("first"), text), (Ids{kMarkA, kCharEnd, kA}));
+  CHECK_EQUAL(encode(form::kNone, form::metaspace("first"), " ab"), (Ids{kMarkAb}));
+  CHECK_EQUAL(encode(form::kNone, form::metaspace("always"), text), (Ids{kMarkA, kCharEnd, kMarkA}));
+  CHECK_EQUAL(encode(form::kNone, form::metaspace("never"), text), (Ids{kA, kCharEnd, kA}));
 }
 
 void added_tokens_are_found_inside_text() {
@@ -98,14 +101,19 @@ void added_tokens_are_found_inside_text() {
   CHECK_EQUAL(tokenizer.encode("cafe\u0301"), Ids{kCafe});
   // What follows an added token does not combine with what stands before it.
   CHECK_EQUAL(tokenizer.encode("e<|end|>\u0301"), (Ids{'e', kEnd, 0xCC, 0x81}));
+  // The normaliser makes b▁c of the token, and with Prepend ▁b▁c, which begins pieces alone.
+  CHECK_EQUAL(read(small_character_tokenizer_json(form::kSpaces, form::kNone)).encode("ab c"), (Ids{kA, kBMarkC}));
+  const Tokenizer llama2 = read(small_character_tokenizer_json(form::kStartAndSpaces, form::kNone));
+  CHECK_EQUAL(llama2.encode("b ca"), (Ids{kBMarkC, kA}));
+  CHECK_EQUAL(llama2.encode("ab c"), (Ids{kMarkAb, kMark, kC}));
 }
 
-/// The small tokenizer with one place of its file changed.
-std::string changed(const std::string& place, const std::string& replacement) {
-  std::string json = small_tokenizer_json();
-  const size_t at = json.find(place);
-  CHECK(at != std::string::npos);
-  return json.replace(at, place.size(), replacement);
+void added_tokens_take_white_space() {
+  const std::string json = small_tokenizer_json();
+  const Tokenizer left = read(changed(json, "\"lstrip\": false", "\"lstrip\": true"));
+  CHECK_EQUAL(left.encode("a \u3000\n<|end|> <|end|> a"), (Ids{'a', kEnd, kEnd, ' ', 'a'}));
+  const Tokenizer right = read(changed(json, "\"rstrip\": false", "\"rstrip\": true"));
+  CHECK_EQUAL(right.encode("a <|end|> \u3000\n<|end|>a"), (Ids{'a', ' ', kEnd, kEnd, 'a'}));
 }
 
 void what_would_give_other_ids_is_refused() {
@@ -114,74 +122,125 @@ void what_would_give_other_ids_is_refused() {
       {"\"1.0\"", "\"2.0\"", "field 'version'"},
       {"\"truncation\": null", "\"truncation\": {\"max_length\": 8}", "'truncation'"},
       {"\"padding\": null", "\"padding\": {}", "'padding'"},
-      {"{\"type\": \"NFC\"}", "null", "'normalizer': null"},
+      {"{\"type\": \"NFC\"}", "null", "after the normalizer null is not supported, only the forms of Qwen2, Llama 3,"},
       {"{\"type\": \"NFC\"}", "{\"type\": \"NFKC\"}", "NFKC"},
       {"\\\\p{N}|", "\\\\p{N}{1,3}|", "'pre_tokenizer'"},
       {"\"Isolated\"", "\"Removed\"", "'pre_tokenizer'"},
       {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "'pre_tokenizer'"},
-      {"\"pre_tokenizer\": ", "\"pre_tokenizer\": null, \"decoder\": ", "'pre_tokenizer'"},
-      {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\"}", "'post_processor'"},
+      {"\"use_regex\": false", "\"use_regex\": true", "'pre_tokenizer'"},
+      {"\"pretokenizers\": [", "\"pretokenizers\": [[], \"\", null, ", "'pre_tokenizer'"},
+      {"\"pre_tokenizer\": ", "\"pre_tokenizer\": null, \"pre_tokenizer\": ", "'pre_tokenizer': is there twice"},
+      {"\"pre_tokenizer\": ", "\"x\": " + std::string(300'000, '['), "nested deeper than 32"},
+      {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}", "'post_processor'"},
       {"\"model\"", "\"future\": 1, \"model\"", "future"},
       {"\"BPE\"", "\"Unigram\"", "'type'"},
       {"\"dropout\": null", "\"dropout\": 0.1", "'dropout': 0.1"},
-      {"\"unk_token\": null", "\"unk_token\": \"<unk>\"", "'unk_token'"},
       {"\"end_of_word_suffix\": \"\"", "\"end_of_word_suffix\": \"</w>\"", "'end_of_word_suffix'"},
       {"\"continuing_subword_prefix\": \"\"", "\"continuing_subword_prefix\": \"##\"", "'continuing_subword_prefix'"},
-      {"\"byte_fallback\": false", "\"byte_fallback\": true", "'byte_fallback'"},
-      {"\"fuse_unk\": false", "\"fuse_unk\": true", "'fuse_unk'"},
       {"\"ignore_merges\": false", "\"ignore_merges\": 0", "'ignore_merges'"},
       {"\"single_word\": false", "\"single_word\": true", "'single_word'"},
-      {"\"lstrip\": false", "\"lstrip\": true", "'lstrip'"},
-      {"\"rstrip\": false", "\"rstrip\": true", "'rstrip'"},
+      {"\"lstrip\": false", "\"lstrip\": null", "lacks 'lstrip'"},
       {"\"id\": 269", "\"id\": 400", "'<|end|>' has id 400, but loading it elsewhere gives 269"},
       {"cafe\u0301", "", "'' is empty"},
       {"cafe\u0301", "<|end|>", "'<|end|>' "},
       {"\"hello\": 259", "\"hullo\": 259", "'hello' is missing"},
       {"\"a\": 97, ", "", "'a' is missing"},
       {"\"hello\": 259", "\"hello\": -1", "'hello': has no valid id"},
+      {"\"hello\": 259", "\"hello\": {\"x\": 1}", "'hello': has no valid id"},
+      {"\"hello\": 259", "\"hello\": 259, \"hello\": 259", "'hello': is there twice"},
       {"[\"h\", \"e\"]", "\"h e l\"", "merge 1 is no pair"},
+      {"[\"h\", \"e\"]", "\"#version: 0.2\"", "merge 1 is no pair"},
       {"[\"h\", \"e\"]", "[\"h\"]", "merge 1 is no pair"},
+      {"[\"h\", \"e\"]", "[[\"h\"], \"e\"]", "merge 1 is no pair"},
+      {"[\"h\", \"e\"]", "{\"h\": \"e\"}", "merge 1 is no pair"},
+      {"\"vocab\": {", "\"vocab\": 3, \"words\": {", "'model.words'"},
       {"\"merges\": [", "\"merges\": 3, \"merged\": [", "'model.merged'"},
       {"\"merges\"", "\"merges\": \xFF", "broken JSON or not UTF-8"},
+      {"\"dropout\": null", "\"dropout\": 1e999", "a number is out of range"},
       {"]}}", "", "broken JSON"}};
   for (const auto& parts : cases) {
-    CHECK_THROWS(Tokenizer(parse_tokenizer_json(changed(parts[0], parts[1]))), FatalError, parts[2]);
+    CHECK_THROWS(read(changed(small_tokenizer_json(), parts[0], parts[1])), FatalError, parts[2]);
   }
+  const std::string characters = small_character_tokenizer_json(form::kSpaces, form::kNone);
+  CHECK_THROWS(read(changed(characters, "\"byte_fallback\": true", "\"byte_fallback\": false")), FatalError,
+               "'byte_fallback'");
+  CHECK_THROWS(read(changed(characters, "<0xC3>", "<0xc3>")), FatalError,
+               "'<0xC3>' is missing; byte_fallback needs it");
   CHECK_THROWS(parse_tokenizer_json("[]"), FatalError, "not an object");
   CHECK_THROWS(parse_tokenizer_json("{}"), FatalError, "'version'");
   CHECK_THROWS(Tokenizer::load("no/such/tokenizer.json"), FatalError, "no/such/tokenizer.json: cannot be read");
 }
 
 void what_changes_no_ids_is_accepted() {
+  const std::string template_processing = R"({"type": "TemplateProcessing", "single": [], "special_tokens": {}})";
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"\"trim_offsets\": false", "\"trim_offsets\": true"},
+      {", \"trim_offsets\": false", ""},
+      {"\"Isolated\", \"invert\": false", "\"Removed\", \"invert\": true"},
       {"\"decoder\": {\"type\": \"ByteLevel\"}", "\"decoder\": null"},
       {"\"post_processor\": null", "\"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true}"},
+      {"\"post_processor\": null", "\"post_processor\": " + template_processing},
+      {"\"post_processor\": null",
+       "\"post_processor\": " + form::sequence("processors", form::byte_level("true"), template_processing)},
+      {"\"type\": \"BPE\", ", ""},
       {"\"dropout\": null", "\"dropout\": 0.0"},
+      {"\"unk_token\": null", "\"unk_token\": \"<|end|>\""},
+      {"\"fuse_unk\": false", "\"fuse_unk\": true"},
+      {"\"byte_fallback\": false", "\"byte_fallback\": true"},
       {"\"continuing_subword_prefix\": \"\"", "\"continuing_subword_prefix\": null"},
       {"[\"h\", \"e\"]", "\"h e\""}};
   for (const auto& [place, replacement] : cases) {
-    CHECK_EQUAL(Tokenizer(parse_tokenizer_json(changed(place, replacement))).encode("hello"), Ids{kHello});
+    CHECK_EQUAL(read(changed(small_tokenizer_json(), place, replacement)).encode("hello"), Ids{kHello});
   }
+  // A character of one byte needs no token for the byte, which Gemma's older files lack.
+  const std::string tab = changed(small_character_tokenizer_json(form::kSpaces, form::kNone), "<0x09>", "\\t");
+  CHECK_EQUAL(read(tab).encode("\ta"), (Ids{9, kA}));
 }
 
 void words_of_the_vocabulary_can_come_before_merges() {
-  const std::string json = changed("\"ignore_merges\": false", "\"ignore_merges\": true");
-  const Tokenizer tokenizer(parse_tokenizer_json(json));
-  CHECK_EQUAL(tokenizer.encode("abc"), Ids{kAbc});
-  CHECK_EQUAL(tokenizer.encode("abcd hello"), (Ids{'a', kBc, 'd', kSpaceHello}));
+  const auto ignoring_merges = [](const std::string& json) {
+    return read(changed(json, "\"ignore_merges\": false", "\"ignore_merges\": true"));
+  };
+  const Tokenizer tokenizer = ignoring_merges(small_tokenizer_json());
+  for (int times = 0; times < 2; ++times) {
+    CHECK_EQUAL(tokenizer.encode("abc"), Ids{kAbc});
+    CHECK_EQUAL(tokenizer.encode("abcd hello"), (Ids{'a', kBc, 'd', kSpaceHello}));
+  }
   CHECK_EQUAL(small_tokenizer().encode("abc"), (Ids{'a', kBc}));
+  // Here the word is all of the text.
+  const Tokenizer gemma = ignoring_merges(small_character_tokenizer_json(form::kSpaces, form::kNone));
+  CHECK_EQUAL(gemma.encode("> b"), Ids{kGreaterMarkB});
+}
+
+void threads_get_the_same_ids() {
+  const Tokenizer tokenizer = small_tokenizer();
+  std::string text;
+  for (int word = 0; word < 20'000; ++word) text += " hello abc" + std::to_string(word);
+  const Ids expected = tokenizer.encode(text);
+  std::vector<Ids> found(3);
+  std::vector<std::thread> threads;
+  for (Ids& ids : found) threads.emplace_back([&] { ids = tokenizer.encode(text); });
+  for (std::thread& thread : threads) thread.join();
+  for (const Ids& ids : found) CHECK(ids == expected);
 }
 
 void time_grows_with_the_text_and_not_its_square() {
-  const Tokenizer tokenizer = small_tokenizer();
-  for (const std::string piece : {"a", "ab", " ", "\n ", "'", "<|end", "=", "\u0301", "e\u0323\u0302", "\u1112\u1161"}) {
-    std::string text;
-    while (text.size() < 400'000) text += piece;
-    const auto start = std::chrono::steady_clock::now();
-    CHECK(!tokenizer.encode(text).empty());
-    // A tenth of a second, or one under the sanitizers; steps by the square of 400,000 would take minutes.
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(15));
+  const std::vector<std::string> files = {
+      small_tokenizer_json(),
+      small_tokenizer_json(form::kNone, form::kDigits),
+      small_tokenizer_json(form::kNone, form::split_by(kO200kPattern)),
+      small_character_tokenizer_json(form::kStartAndSpaces, form::kNone)};
+  for (const std::string& json : files) {
+    const Tokenizer tokenizer = read(changed(json, "\"lstrip\": false", "\"lstrip\": true"));
+    for (const std::string piece : {"a", "ab", " ", "\n ", "'", "<|end", "=", "\u0301", "e\u0323\u0302", "\u1112\u1161",
+                                    "A", "\u0301A", "1", " >", "▁", "<|end|>", "  <|end|>"}) {
+      std::string text;
+      while (text.size() < 400'000) text += piece;
+      const auto start = std::chrono::steady_clock::now();
+      CHECK(!tokenizer.encode(text).empty());
+      // A tenth of a second, or one under the sanitizers; steps by the square of 400,000 would take minutes.
+      CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(15));
+    }
   }
 }
 
@@ -189,12 +248,15 @@ void time_grows_with_the_text_and_not_its_square() {
 
 int main() {
   invalid_utf8_is_found_at_its_byte();
-  text_is_split_as_by_the_pattern();
-  text_is_normalised();
   merges_come_in_rank_order();
+  characters_fall_back_to_bytes();
+  bytes_without_a_token_are_left_out();
+  a_mark_begins_the_text_or_every_piece();
   added_tokens_are_found_inside_text();
+  added_tokens_take_white_space();
   what_would_give_other_ids_is_refused();
   what_changes_no_ids_is_accepted();
   words_of_the_vocabulary_can_come_before_merges();
+  threads_get_the_same_ids();
   time_grows_with_the_text_and_not_its_square();
 }
