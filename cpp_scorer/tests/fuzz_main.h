@@ -25,7 +25,7 @@ inline bool reached_more = false;
 }  // namespace fuzz
 
 /// The compiler calls it at every branch of what is fuzzed (-fsanitize-coverage=trace-pc).
-extern "C" inline void __sanitizer_cov_trace_pc() {
+extern "C" void __sanitizer_cov_trace_pc() {
   const size_t place = reinterpret_cast<uintptr_t>(__builtin_return_address(0)) * 0x9E3779B97F4A7C15 >> 48;
   if (!fuzz::reached[place]) fuzz::reached[place] = fuzz::reached_more = true;
 }
