@@ -162,6 +162,16 @@ std::optional<int64_t> best_score(const Json& row, size_t count) {
   return std::max_element(scores.begin(), scores.end()) - scores.begin();
 }
 
+void collect_numbers(const Json& value, const std::string& field, std::vector<double>& numbers) {
+  if (value.is_array()) {
+    for (const Json& part : value) collect_numbers(part, field, numbers);
+  } else if (value.is_number()) {
+    numbers.push_back(value.get<double>());
+  } else {
+    fail(field, "is not a list of numbers");
+  }
+}
+
 }  // namespace
 
 struct JsonRow::Object {
@@ -197,6 +207,14 @@ Question JsonRow::question() const {
   if (count < 2) fail(form.candidates, std::to_string(count) + " candidates; a question needs 2 or more");
   question.label = &form == &kGraded ? best_score(row, count) : label_of(row, form, count);
   return question;
+}
+
+std::vector<double> JsonRow::numbers(const std::string& field) const {
+  const auto found = object_->value.find(field);
+  if (found == object_->value.end()) fail(field, "is missing");
+  std::vector<double> numbers;
+  collect_numbers(*found, field, numbers);
+  return numbers;
 }
 
 const std::string& JsonRow::text() const { return string_of(object_->value, "text"); }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "question.h"
 
@@ -23,6 +24,9 @@ class JsonRow {
   /// The candidates, and as fields the prompt and every other string column, for the template to name.
   /// Throws RowError for a form it does not know, a broken field, fewer than 2 candidates, a label out of range.
   Question question() const;
+
+  /// The numbers of a field, those of lists within lists one after the other. Throws RowError for anything else.
+  std::vector<double> numbers(const std::string& field) const;
 
   /// The field `text`. Throws RowError where it is missing or no string.
   const std::string& text() const;

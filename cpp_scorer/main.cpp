@@ -14,6 +14,7 @@
 #include <string>
 
 #include "errors.h"
+#include "export_check.h"
 #include "json.h"
 #include "line_reader.h"
 #include "model_info.h"
@@ -46,6 +47,8 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --threads N           processor threads (default: the physical cores)
   --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all
                         of an int8 model (default 512)
+  --check               check the bytes of the weights and the answers to the export's golden questions, score nothing;
+                        exit code 0, or 1 where something differs
   --tokenize            read lines with "text", write lines with "ids", run nothing
   --tokenizer FILE      with --tokenize, instead of --model: this tokenizer.json, or why it cannot be read
   --version             print the versions of this program and of onnxruntime
@@ -65,7 +68,7 @@ struct CommandLine {
   Device device = Device::kCpu;
   int threads = usable_cores();
   int64_t batch_tokens = 512;
-  bool tokenize = false, version = false, help = false;
+  bool check = false, tokenize = false, version = false, help = false;
 };
 
 int64_t positive_number(const std::string& flag, const std::string& text, int64_t largest) {
@@ -91,8 +94,8 @@ Score score_named(const std::string& text) {
 }
 
 CommandLine parse_command_line(int argc, char** argv) {
-  enum { kModel = 1, kInput, kOutput, kScore, kReference, kDevice, kThreads, kBatchTokens, kTokenize, kTokenizer, kVersion,
-         kHelp };
+  enum { kModel = 1, kInput, kOutput, kScore, kReference, kDevice, kThreads, kBatchTokens, kCheck, kTokenize,
+         kTokenizer, kVersion, kHelp };
   const option flags[] = {{"model", required_argument, nullptr, kModel},
                           {"input", required_argument, nullptr, kInput},
                           {"output", required_argument, nullptr, kOutput},
@@ -101,6 +104,7 @@ CommandLine parse_command_line(int argc, char** argv) {
                           {"device", required_argument, nullptr, kDevice},
                           {"threads", required_argument, nullptr, kThreads},
                           {"batch-tokens", required_argument, nullptr, kBatchTokens},
+                          {"check", no_argument, nullptr, kCheck},
                           {"tokenize", no_argument, nullptr, kTokenize},
                           {"tokenizer", required_argument, nullptr, kTokenizer},
                           {"version", no_argument, nullptr, kVersion},
@@ -119,6 +123,7 @@ CommandLine parse_command_line(int argc, char** argv) {
       case kDevice: line.device = is_second("--device", value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
       case kThreads: line.threads = static_cast<int>(positive_number("--threads", value, 1024)); break;
       case kBatchTokens: line.batch_tokens = positive_number("--batch-tokens", value, 1 << 20); break;
+      case kCheck: line.check = true; break;
       case kTokenize: line.tokenize = true; break;
       case kTokenizer: line.tokenizer = value; break;
       case kVersion: line.version = true; break;
@@ -138,7 +143,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   if (line.score == Score::kPmi && !line.reference.empty()) {
     throw BadFlag("--score pmi sets log-probs against those after a neutral prompt, so it takes no --reference");
   }
-  if (line.input == "-" && isatty(STDIN_FILENO)) {
+  if (line.input == "-" && !line.check && isatty(STDIN_FILENO)) {
     throw BadFlag("no questions: score --model " + line.model + " --input questions.jsonl (or pipe them in)");
   }
   return line;
@@ -166,19 +171,33 @@ int tokenize(const CommandLine& line, const Tokenizer& tokenizer) {
   return failed ? kBadInput : kSuccess;
 }
 
+int check(const CommandLine& line) {
+  OutputFile output("-");
+  for (const std::string& path : {line.model, line.reference}) {
+    if (path.empty()) continue;
+    const ModelInfo info = load_model_info(path);
+    const Tokenizer tokenizer = Tokenizer::load(info.tokenizer_path);
+    const PromptEncoder encoder(info.prompt, [&](std::string_view text) { return tokenizer.encode(text); });
+    Session session(info, line.threads, line.device);
+    output.write(check_export(info, encoder, session) + "\n");
+  }
+  return kSuccess;
+}
+
 int score(const CommandLine& line, const ModelInfo& info, const Tokenizer& tokenizer) {
   bool one_at_a_time = info.one_at_a_time;
+  std::optional<ModelInfo> reference_info;
   if (!line.reference.empty()) {
-    const ModelInfo reference_info = load_model_info(line.reference);
-    check_same_contract(info, reference_info);
-    one_at_a_time |= reference_info.one_at_a_time;
+    reference_info = load_model_info(line.reference);
+    check_same_contract(info, *reference_info);
+    one_at_a_time |= reference_info->one_at_a_time;
   }
   const PromptEncoder encoder(info.prompt, [&](std::string_view text) { return tokenizer.encode(text); });
   LineReader input(line.input);
   OutputFile output(line.output);
-  Session model(line.model, line.threads, line.device);
+  Session model(info, line.threads, line.device);
   std::optional<Session> reference;
-  if (!line.reference.empty()) reference.emplace(line.reference, line.threads, line.device);
+  if (reference_info) reference.emplace(*reference_info, line.threads, line.device);
 
   const Totals totals = score_stream(input, output, std::cerr, encoder, model, reference ? &*reference : nullptr,
                                      {line.score, one_at_a_time ? 1 : line.batch_tokens});
@@ -194,6 +213,7 @@ int run(const CommandLine& line) {
     return kSuccess;
   }
   if (!line.tokenizer.empty()) return tokenize(line, Tokenizer::load(line.tokenizer));
+  if (line.check) return check(line);
   const ModelInfo info = load_model_info(line.model);
   const Tokenizer tokenizer = Tokenizer::load(info.tokenizer_path);
   return line.tokenize ? tokenize(line, tokenizer) : score(line, info, tokenizer);

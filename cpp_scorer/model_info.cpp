@@ -2,9 +2,11 @@
 
 #include <charconv>
 #include <filesystem>
-#include <map>
+#include <string_view>
+#include <system_error>
 
 #include "errors.h"
+#include "one_line.h"
 #include "onnx_metadata.h"
 #include "sha256.h"
 
@@ -15,13 +17,13 @@ constexpr size_t kHashPrefix = 16;  // hex digits of the weights' hash in their 
 
 class Metadata {
  public:
-  explicit Metadata(const std::string& path) : path_(path), values_(read_onnx_metadata(path)) {
-    if (values_.empty()) fail("has no metadata; export it with export.py");
+  explicit Metadata(const std::string& path) : path_(path), onnx_(read_onnx_metadata(path)) {
+    if (onnx_.entries.empty()) fail("has no metadata; export it with export.py");
   }
 
   const std::string& text(const std::string& key) const {
-    const auto found = values_.find(key);
-    if (found == values_.end()) fail("metadata '" + key + "' is missing; export the model again");
+    const auto found = onnx_.entries.find(key);
+    if (found == onnx_.entries.end()) fail("metadata '" + key + "' is missing; export the model again");
     return found->second;
   }
 
@@ -35,11 +37,27 @@ class Metadata {
     return number;
   }
 
-  [[noreturn]] void fail(const std::string& what) const { throw FatalError(path_ + ": " + what); }
+  /// The path of the file that `key` names, which lies beside the model: no other file is ever looked at.
+  std::string file(const std::string& key) const {
+    const std::string& name = text(key);
+    if (name.empty() || name == "." || name == ".." || name.find_first_of(std::string_view("/\0", 2)) != name.npos) {
+      fail("metadata '" + key + "' is '" + name + "', not the name of a file beside it; export the model again");
+    }
+    const std::filesystem::path path = std::filesystem::path(path_).parent_path() / name;
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error)) {
+      fail("its files are missing: '" + path.string() + "' is no regular file; keep the files of one export together");
+    }
+    return path;
+  }
+
+  const OnnxMetadata& onnx() const { return onnx_; }
+
+  [[noreturn]] void fail(const std::string& what) const { throw FatalError(one_line(path_ + ": " + what)); }
 
  private:
   const std::string& path_;
-  std::map<std::string, std::string> values_;
+  const OnnxMetadata onnx_;
 };
 
 }  // namespace
@@ -52,11 +70,9 @@ ModelInfo load_model_info(const std::string& path) {
   }
   for (const char* key : {"end_token", "base_model", "training", "data_sha256"}) metadata.text(key);
 
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   ModelInfo info;
   info.path = path;
-  info.tokenizer_path = folder / metadata.text("tokenizer_file");
-  info.tokenizer_sha256 = metadata.text("tokenizer_sha256");
+  info.metadata = metadata.onnx().entries;
   info.one_at_a_time = metadata.text("quantization") != "none";
   info.prompt.template_text = metadata.text("template");
   info.prompt.max_length = metadata.integer("max_length");
@@ -64,18 +80,38 @@ ModelInfo load_model_info(const std::string& path) {
   if (info.prompt.max_length < 1) metadata.fail("metadata 'max_length' is below 1; export the model again");
 
   const std::string& data_file = metadata.text("data_file");
-  const std::string& weights_hash = metadata.text("weights_sha256");
-  if (weights_hash.size() != 64 || data_file.find(weights_hash.substr(0, kHashPrefix)) == data_file.npos) {
+  info.weights_sha256 = metadata.text("weights_sha256");
+  const std::string prefix = info.weights_sha256.substr(0, kHashPrefix);
+  if (info.weights_sha256.size() != 64 || data_file.find(prefix) == data_file.npos) {
     metadata.fail("names the weights '" + data_file + "', which are not those it was exported with");
   }
-  const std::string data_path = folder / data_file;
-  if (!std::filesystem::is_regular_file(data_path)) {
-    metadata.fail("its weights '" + data_path + "' are missing; keep the files of one export together");
+  for (const std::string& name : metadata.onnx().data_files) {
+    if (name != data_file) {
+      metadata.fail("its graph reads weights from '" + name + "', its metadata name '" + data_file +
+                    "'; export the model again");
+    }
   }
+  info.weights_path = metadata.file("data_file");
+  info.tokenizer_path = metadata.file("tokenizer_file");
+  info.tokenizer_sha256 = metadata.text("tokenizer_sha256");
   if (sha256_of_file(info.tokenizer_path) != info.tokenizer_sha256) {
     metadata.fail("'" + info.tokenizer_path + "' is not the tokenizer it was exported with (SHA-256 differs)");
   }
   return info;
+}
+
+void check_weights(const ModelInfo& model) {
+  if (sha256_of_file(model.weights_path) != model.weights_sha256) {
+    throw FatalError(model.path + ": its weights '" + model.weights_path + "' are not those that were exported " +
+                     "(SHA-256 differs); copy or export them again");
+  }
+}
+
+void check_unchanged(const ModelInfo& model, const std::map<std::string, std::string>& loaded) {
+  // The tokenizer is replaced before the graph, so the graph's metadata alone could be the old ones beside a new one.
+  if (loaded != model.metadata || sha256_of_file(model.tokenizer_path) != model.tokenizer_sha256) {
+    throw FatalError(model.path + ": was exported anew while it was being loaded; start again");
+  }
 }
 
 void check_same_contract(const ModelInfo& model, const ModelInfo& reference) {

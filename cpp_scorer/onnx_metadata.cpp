@@ -1,107 +1,157 @@
 #include "onnx_metadata.h"
 
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <utility>
 
 #include "errors.h"
 
 namespace {
 
-// The protobuf wire format (https://protobuf.dev/programming-guides/encoding) and the field numbers of onnx.proto.
+// The protobuf wire format (https://protobuf.dev/programming-guides/encoding).
 constexpr uint64_t kVarint = 0, kFixed64 = 1, kLengthDelimited = 2, kFixed32 = 5;
-constexpr uint64_t kGraph = 7, kMetadataProps = 14;      // of ModelProto
-constexpr uint64_t kEntryKey = 1, kEntryValue = 2;       // of StringStringEntryProto
-constexpr uint64_t kLargestMetadata = 16 * 1024 * 1024;  // bytes; more is no metadata of ours
 
-/// Reads fields one after the other from a file, between a beginning and an end.
-class FieldReader {
+// The field numbers of onnx.proto. The members are every way from a model to a tensor, in subgraphs and functions too.
+enum class Message { kModel, kFunction, kGraph, kNode, kAttribute, kSparseTensor, kTensor };
+struct Member {
+  Message of;
+  uint64_t field;
+  Message type;
+};
+constexpr Member kMembers[] = {
+    {Message::kModel, 7, Message::kGraph},           {Message::kModel, 25, Message::kFunction},
+    {Message::kFunction, 7, Message::kNode},         {Message::kGraph, 1, Message::kNode},
+    {Message::kGraph, 5, Message::kTensor},          {Message::kGraph, 15, Message::kSparseTensor},
+    {Message::kNode, 5, Message::kAttribute},        {Message::kAttribute, 5, Message::kTensor},
+    {Message::kAttribute, 6, Message::kGraph},       {Message::kAttribute, 10, Message::kTensor},
+    {Message::kAttribute, 11, Message::kGraph},      {Message::kAttribute, 22, Message::kSparseTensor},
+    {Message::kAttribute, 23, Message::kSparseTensor}, {Message::kSparseTensor, 1, Message::kTensor},
+    {Message::kSparseTensor, 2, Message::kTensor}};
+constexpr uint64_t kMetadataProps = 14, kExternalData = 13;  // of a model, of a tensor: lists of entries
+constexpr uint64_t kEntryKey = 1, kEntryValue = 2;
+
+constexpr uint64_t kLargestText = 64 * 1024 * 1024;  // bytes of all entries; more is no model of ours
+constexpr int kDeepest = 32;                          // messages within messages
+
+class OnnxReader {
  public:
-  FieldReader(std::ifstream& file, const std::string& path, uint64_t size) : file_(file), path_(path), end_(size) {}
+  OnnxReader(std::istream& bytes, std::string name) : bytes_(bytes), name_(std::move(name)) {}
 
-  /// The next field's number, with its payload's size; nothing at the end. The caller reads or skips the payload.
-  std::optional<uint64_t> next() {
-    if (position_ == end_) return std::nullopt;
-    const uint64_t tag = varint();
-    switch (tag & 7) {
-      case kVarint: varint(), payload_ = 0; break;
-      case kFixed64: payload_ = 8; break;
-      case kLengthDelimited: payload_ = varint(); break;
-      case kFixed32: payload_ = 4; break;
-      default: throw FatalError(path_ + ": not an ONNX model");
-    }
-    if (payload_ > end_ - position_) throw FatalError(path_ + ": truncated, or not an ONNX model");
-    return tag >> 3;
+  OnnxMetadata read(uint64_t size) {
+    read_message(Message::kModel, size, 0);
+    if (!has_graph_) fail("truncated, or not an ONNX model");
+    return std::move(result_);
   }
-
-  void skip() {
-    position_ += payload_;
-    file_.seekg(static_cast<std::streamoff>(payload_), std::ios::cur);
-  }
-
-  std::string text() {
-    if (payload_ > kLargestMetadata) throw FatalError(path_ + ": not an ONNX model");
-    std::string bytes(payload_, '\0');
-    file_.read(bytes.data(), static_cast<std::streamsize>(payload_));
-    if (!file_) throw FatalError(path_ + ": cannot be read (" + std::strerror(errno) + ")");
-    position_ += payload_;
-    return bytes;
-  }
-
-  /// A reader for the fields inside the payload, over the same file.
-  FieldReader inside() const { return {file_, path_, payload_}; }
-  void passed() { position_ += payload_; }
 
  private:
-  uint64_t varint() {
+  /// A field's number, and the size of its payload, which comes next.
+  struct Field {
+    uint64_t number, size;
+  };
+
+  /// The next field of a message that ends at `end`.
+  Field next_field(uint64_t end) {
+    const uint64_t tag = varint(end);
+    uint64_t size = 0;
+    switch (tag & 7) {
+      case kVarint: varint(end); break;
+      case kFixed64: size = 8; break;
+      case kLengthDelimited: size = varint(end); break;
+      case kFixed32: size = 4; break;
+      default: fail("not an ONNX model");
+    }
+    if (size > end - position_) fail("truncated, or not an ONNX model");
+    return {tag >> 3, size};
+  }
+
+  void read_message(Message message, uint64_t size, int depth) {
+    if (depth > kDeepest) fail("nested deeper than " + std::to_string(kDeepest) + " messages; not a model of ours");
+    for (const uint64_t end = position_ + size; position_ < end;) {
+      const Field field = next_field(end);
+      if (message == Message::kModel && field.number == kMetadataProps) {
+        auto [key, value] = entry(field.size);
+        result_.entries[std::move(key)] = std::move(value);
+      } else if (message == Message::kTensor && field.number == kExternalData) {
+        auto [key, value] = entry(field.size);
+        if (key == "location") result_.data_files.insert(std::move(value));
+      } else if (const auto member = member_type(message, field.number)) {
+        has_graph_ = has_graph_ || *member == Message::kGraph;
+        read_message(*member, field.size, depth + 1);
+      } else {
+        skip(field.size);
+      }
+    }
+  }
+
+  static std::optional<Message> member_type(Message of, uint64_t field) {
+    for (const Member& member : kMembers) {
+      if (member.of == of && member.field == field) return member.type;
+    }
+    return std::nullopt;
+  }
+
+  std::pair<std::string, std::string> entry(uint64_t size) {
+    std::string key, value;
+    for (const uint64_t end = position_ + size; position_ < end;) {
+      const Field field = next_field(end);
+      if (field.number == kEntryKey) key = text(field.size);
+      else if (field.number == kEntryValue) value = text(field.size);
+      else skip(field.size);
+    }
+    return {key, value};
+  }
+
+  std::string text(uint64_t size) {
+    if (size > kLargestText - text_read_) fail("more than 64 MiB of metadata; not a model of ours");
+    text_read_ += size;
+    std::string text(size, '\0');
+    bytes_.read(text.data(), static_cast<std::streamsize>(size));
+    if (!bytes_) fail(std::string("cannot be read (") + std::strerror(errno) + ")");
+    position_ += size;
+    return text;
+  }
+
+  void skip(uint64_t size) {
+    position_ += size;
+    bytes_.seekg(static_cast<std::streamoff>(size), std::ios::cur);
+  }
+
+  uint64_t varint(uint64_t end) {
     uint64_t value = 0;
     for (int shift = 0; shift < 64; shift += 7) {
-      const int byte = position_ < end_ ? file_.get() : EOF;
-      if (byte == EOF) throw FatalError(path_ + ": truncated, or not an ONNX model");
+      const int byte = position_ < end ? bytes_.get() : EOF;
+      if (byte == EOF) fail("truncated, or not an ONNX model");
       ++position_;
       value |= static_cast<uint64_t>(byte & 127) << shift;
       if (byte < 128) return value;
     }
-    throw FatalError(path_ + ": not an ONNX model");
+    fail("not an ONNX model");
   }
 
-  std::ifstream& file_;
-  const std::string& path_;
-  uint64_t position_ = 0, end_, payload_ = 0;
+  [[noreturn]] void fail(const std::string& what) const { throw FatalError(name_ + ": " + what); }
+
+  std::istream& bytes_;
+  std::string name_;
+  uint64_t position_ = 0, text_read_ = 0;
+  bool has_graph_ = false;
+  OnnxMetadata result_;
 };
 
 }  // namespace
 
-std::map<std::string, std::string> read_onnx_metadata(const std::string& path) {
+OnnxMetadata read_onnx_metadata(const std::string& path) {
   std::error_code error;
   const uint64_t size = std::filesystem::file_size(path, error);
   std::ifstream file(path, std::ios::binary);
   if (error || !file) {
     throw FatalError(path + ": cannot be read (" + (error ? error.message() : std::strerror(errno)) + ")");
   }
+  return read_onnx_metadata(file, size, path);
+}
 
-  std::map<std::string, std::string> metadata;
-  bool has_graph = false;
-  FieldReader model(file, path, size);
-  while (const auto field = model.next()) {
-    has_graph = has_graph || *field == kGraph;
-    if (*field != kMetadataProps) {
-      model.skip();
-      continue;
-    }
-    std::string key, value;
-    FieldReader entry = model.inside();
-    while (const auto part = entry.next()) {
-      if (*part == kEntryKey) key = entry.text();
-      else if (*part == kEntryValue) value = entry.text();
-      else entry.skip();
-    }
-    model.passed();
-    metadata[key] = value;
-  }
-  if (!has_graph) throw FatalError(path + ": truncated, or not an ONNX model");
-  return metadata;
+OnnxMetadata read_onnx_metadata(std::istream& bytes, uint64_t size, const std::string& name) {
+  return OnnxReader(bytes, name).read(size);
 }

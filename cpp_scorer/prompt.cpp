@@ -1,19 +1,28 @@
 #include "prompt.h"
 
 #include <algorithm>
-#include <cctype>
 #include <optional>
 #include <utility>
 
 #include "errors.h"
+#include "unicode.h"
+#include "utf8.h"
 
 namespace {
 
 constexpr std::string_view kWhiteSpace = " \t\n\v\f\r";
 constexpr std::string_view kNeutralPrompt = "Answer:";
 
-/// A character of a field's name; every character beyond ASCII counts as a letter.
-bool is_word(unsigned char byte) { return byte >= 0x80 || std::isalnum(byte) || byte == '_'; }
+/// A character of a field's name, Python's \w.
+bool is_word(char32_t code) {
+  return (char_class(code) & (kLetter | kNumber)) != 0 || code == '_';
+}
+
+/// The end of the name that begins at byte `at` of checked text.
+size_t name_end(std::string_view text, size_t at) {
+  for (size_t next = at; at < text.size() && is_word(next_code_point(text, next));) at = next;
+  return at;
+}
 
 std::string_view strip_right(std::string_view text) {
   return text.substr(0, text.find_last_not_of(kWhiteSpace) + 1);
@@ -27,8 +36,7 @@ struct Placeholder {
 
 std::optional<Placeholder> next_placeholder(std::string_view text, size_t from) {
   for (size_t open = text.find('{', from); open != text.npos; open = text.find('{', open + 1)) {
-    size_t close = open + 1;
-    while (close < text.size() && is_word(text[close])) ++close;
+    const size_t close = name_end(text, open + 1);
     if (close < text.size() && text[close] == '}' && close > open + 1) {
       return Placeholder{open, close + 1, text.substr(open + 1, close - open - 1)};
     }
@@ -78,6 +86,7 @@ std::string_view strip(std::string_view text) {
 PromptEncoder::PromptEncoder(PromptConfig config, Encode encode)
     : config_(std::move(config)), encode_(std::move(encode)) {
   const std::string_view text = config_.template_text;
+  if (find_invalid_utf8(text) != text.npos) throw FatalError("the model's template is not UTF-8; export it again");
   neutral_prompt_ids_ = encode_(neutral_prompt(text));
   for (auto found = next_placeholder(text, 0); found; found = next_placeholder(text, found->end)) {
     if (found->name == "context" || found->name == "question" || found->name == "prompt") {

@@ -20,7 +20,7 @@ class PromptEncoder {
  public:
   using Encode = std::function<std::vector<int64_t>(std::string_view)>;
 
-  /// Throws FatalError where the template lacks a main field.
+  /// Throws FatalError where the template lacks a main field or is not UTF-8.
   PromptEncoder(PromptConfig config, Encode encode);
 
   /// Throws RowError for a field that the question lacks, an empty prompt, an ending without tokens, and endings

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "model_info.h"
 #include "packer.h"
 
 enum class Device { kCpu, kCuda };
@@ -18,8 +20,9 @@ struct Logprobs {
 /// The packed scoring graph, ready to run. The only part that knows onnxruntime.
 class Session {
  public:
-  /// Throws FatalError where the model cannot be loaded or onnxruntime has no provider for the device.
-  Session(const std::string& model_path, int threads, Device device);
+  /// Throws FatalError where onnxruntime is too old or lacks the device, and where the model cannot be loaded, is not
+  /// the packed scoring graph, is no longer what `model` says of it, or would not run on the device.
+  Session(const ModelInfo& model, int threads, Device device);
   ~Session();
 
   /// Throws RowError where the run fails, say for want of memory.
@@ -29,6 +32,9 @@ class Session {
   static std::string runtime_version();
 
  private:
+  void check_graph() const;
+  std::map<std::string, std::string> metadata() const;
+
   struct Runtime;
   std::unique_ptr<Runtime> runtime_;
 };

@@ -161,7 +161,7 @@ def build_scorer(*flags: str) -> None:
 
 @pytest.fixture(scope="session")
 def scorer() -> Path:
-    build_scorer()
+    build_scorer("-DBUILD_TESTING=ON", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON")
     return SCORE
 
 

@@ -1,16 +1,27 @@
 #!/bin/sh
-# Builds cpp_scorer/score, or with --sanitize its tests under the address and undefined-behaviour sanitizers:
-#   build_scorer.sh [--sanitize] [-DONNXRUNTIME_ROOT=DIR] [-DJSON_ROOT=DIR]
+# Builds cpp_scorer/score, or with --sanitize its tests under the address and undefined-behaviour sanitizers, or with
+# --sanitize=thread under the thread sanitizer:
+#   build_scorer.sh [--sanitize[=thread]] [-DBUILD_TESTING=ON] [-DONNXRUNTIME_ROOT=DIR] [-DJSON_ROOT=DIR] ...
 # CMake finds what is there and fetches the rest into .deps/ (tools/get_native_deps.sh).
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-build=$root/cpp_scorer/build
-if [ "${1-}" = --sanitize ]; then
+case ${1-} in
+--sanitize)
     shift
     build=$root/cpp_scorer/build-sanitize
-    set -- -DSANITIZE=ON "$@"
-fi
+    set -- -DSANITIZE=address -DBUILD_TESTING=ON "$@"
+    ;;
+--sanitize=thread)
+    shift
+    build=$root/cpp_scorer/build-sanitize-thread
+    set -- -DSANITIZE=thread -DBUILD_TESTING=ON "$@"
+    ;;
+*)
+    build=$root/cpp_scorer/build
+    set -- -DBUILD_TESTING=OFF "$@"
+    ;;
+esac
 
 cmake=$root/.venv/bin/cmake
 [ -x "$cmake" ] || cmake=$(command -v cmake) || {
@@ -24,7 +35,7 @@ fi
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-"$cmake" -S "$root/cpp_scorer" -B "$build" "$@" >"$log" 2>&1 || {
+"$cmake" -S "$root/cpp_scorer" -B "$build" -DFETCH_DEPENDENCIES=ON "$@" >"$log" 2>&1 || {
     cat "$log" >&2
     exit 1
 }

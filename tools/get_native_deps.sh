@@ -2,8 +2,9 @@
 # Fetches into .deps/ what the scorer needs and the system lacks; nothing is installed. CMake calls it with one or both:
 #   get_native_deps.sh onnxruntime   makes .deps/onnxruntime/include and lib
 #   get_native_deps.sh json          makes .deps/json/include (nlohmann/json)
-# Headers come from Debian's packages, through the machine's own mirror and apt's signature check, else from the
-# official release archive. The library comes from the Python environment's onnxruntime, else from that archive.
+# Headers come from Debian's packages, through the machine's own mirror and apt's signature check, else from an official
+# release archive; onnxruntime's may be older than the library, whose interface only grows. The library comes from the
+# Python environment's onnxruntime, else from the wheel of the version that requirements.txt pins.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -11,13 +12,20 @@ deps=$root/.deps
 debian_suite=trixie # the first Debian release with onnxruntime's headers
 debian_default_mirror=http://deb.debian.org/debian
 debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
-onnxruntime_version=1.20.1
-onnxruntime_sha256_x64=67db4dc1561f1e3fd42e619575c82c601ef89849afc7ea85a003abbac1a1a105
-onnxruntime_sha256_aarch64=ae4fedbdc8c18d688c01306b4b50c63de3445cdf2dbd720e01a2fa3810b8106a
+onnxruntime_oldest=23 # 1.x: the first that runs the graph, as cpp_scorer/dependencies.cmake says
+onnxruntime_version=1.31.1
+# On PyPI a file's folder is its BLAKE2b digest.
+onnxruntime_folder_x86_64=b4/1d/0f85ee31a3d93f2243a5cc29252becf858f53ac5cfa6c9c15d9ffe107eea
+onnxruntime_sha256_x86_64=5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f
+onnxruntime_folder_aarch64=02/ee/b173a49293b146b54bd057bf8681a015aef764d8f56d999ad8c6e53ab18d
+onnxruntime_sha256_aarch64=da05378364c44d4407e463982d2bf8d5e4cfea873283757e48beeb41df97b7f3
+headers_version=1.20.1
+headers_sha256=67db4dc1561f1e3fd42e619575c82c601ef89849afc7ea85a003abbac1a1a105
 json_version=3.11.3
 json_sha256=d6c65aca6b1ed68e7a182f4757257b107ae403032760ed6ef121c9d55e81757d
 
-work=$(mktemp -d)
+mkdir -p "$deps"
+work=$(mktemp -d "$deps/.fetching.XXXXXX") # beside the result, so that moving it there is one step
 trap 'rm -rf "$work"' EXIT
 
 fail() {
@@ -51,43 +59,56 @@ private_apt() {
         -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 "$@" >"$work/apt.log" 2>&1
 }
 
-# release_archive NAME URL SHA256: unpacks the archive into $work/NAME.
-release_archive() {
-    [ ! -d "$work/$1" ] || return 0
+# fetch FILE URL SHA256: the file's bytes are those, or there is none.
+fetch() {
     if command -v curl >/dev/null; then
-        curl -fsL --retry 1 --connect-timeout 20 -o "$work/download" "$2"
+        curl -fsL --retry 1 --connect-timeout 20 -o "$1" "$2"
     elif command -v wget >/dev/null; then
-        wget -q --timeout=20 -O "$work/download" "$2"
+        wget -q --timeout=20 -O "$1" "$2"
     else
         fail "neither curl nor wget is there to fetch $2; install one (apt install curl)"
     fi || fail "$2 cannot be fetched; give the path to what it holds with -DONNXRUNTIME_ROOT= and -DJSON_ROOT="
-    echo "$3  $work/download" | sha256sum -c --status || fail "$2: its SHA-256 is not $3"
+    echo "$3  $1" | sha256sum -c --status || fail "$2: its SHA-256 is not $3"
+}
+
+# release_archive NAME URL SHA256: unpacks the archive into $work/NAME.
+release_archive() {
+    fetch "$work/download" "$2" "$3"
     mkdir "$work/$1"
     tar -xf "$work/download" -C "$work/$1" --strip-components=1
 }
 
-onnxruntime_archive() {
-    case $(uname -m) in
-    x86_64) platform=x64 sha256=$onnxruntime_sha256_x64 ;;
-    aarch64) platform=aarch64 sha256=$onnxruntime_sha256_aarch64 ;;
-    *) fail "no onnxruntime release for $(uname -m) is pinned; give the path to one with -DONNXRUNTIME_ROOT=" ;;
-    esac
-    name=onnxruntime-linux-$platform-$onnxruntime_version.tgz
-    release_archive onnxruntime "https://github.com/microsoft/onnxruntime/releases/download/v$onnxruntime_version/$name" \
-        $sha256
-}
-
-# The folder of the library inside the Python environment's onnxruntime; nothing where there is none.
-wheel_library_folder() {
+# The folder of the library inside the Python environment's onnxruntime; nothing where there is none, or an older one.
+environment_library_folder() {
     for python in "$root/.venv/bin/python" python3; do
         folder=$("$python" -c 'import importlib.util, pathlib
 spec = importlib.util.find_spec("onnxruntime")
 print(pathlib.Path(spec.origin).parent / "capi" if spec and spec.origin else "")' 2>/dev/null) || continue
-        if ls "$folder"/libonnxruntime.so.1.* >/dev/null 2>&1; then
+        minor=$(ls "$folder" 2>/dev/null | sed -n 's/^libonnxruntime\.so\.1\.\([0-9]*\)\..*/\1/p' | head -n 1)
+        if [ "${minor:-0}" -ge $onnxruntime_oldest ]; then
             echo "$folder"
             return
         fi
     done
+}
+
+# The same inside the pinned wheel, a zip file that is unpacked here.
+wheel_library_folder() {
+    case $(uname -m) in
+    x86_64) folder=$onnxruntime_folder_x86_64 sha256=$onnxruntime_sha256_x86_64 ;;
+    aarch64) folder=$onnxruntime_folder_aarch64 sha256=$onnxruntime_sha256_aarch64 ;;
+    *) fail "no onnxruntime for $(uname -m) is pinned; give the path to one with -DONNXRUNTIME_ROOT=" ;;
+    esac
+    name=onnxruntime-$onnxruntime_version-cp311-cp311-manylinux_2_28_$(uname -m).whl
+    fetch "$work/$name" "https://files.pythonhosted.org/packages/$folder/$name" $sha256
+    mkdir "$work/wheel"
+    (cd "$work/wheel" && "${CMAKE:-cmake}" -E tar xf "../$name") || fail "$name cannot be unpacked; cmake is needed"
+    echo "$work/wheel/onnxruntime/capi"
+}
+
+# share FILE NEW: the same file under another name, which stays when the first goes and when either is moved.
+share() {
+    ln "$1" "$2" 2>/dev/null || cp "$1" "$2"
 }
 
 get_onnxruntime() {
@@ -96,20 +117,17 @@ get_onnxruntime() {
     if debian_package libonnxruntime-dev; then
         cp -r "$work/libonnxruntime-dev/usr/include/onnxruntime" "$result/include"
     else
-        onnxruntime_archive
-        cp -r "$work/onnxruntime/include" "$result/include"
+        release_archive headers "https://github.com/microsoft/onnxruntime/releases/download/v$headers_version/\
+onnxruntime-linux-x64-$headers_version.tgz" $headers_sha256
+        cp -r "$work/headers/include" "$result/include"
     fi
-    folder=$(wheel_library_folder)
-    if [ -n "$folder" ]; then
-        # The wheel's file lacks the name that programs ask for; and onnxruntime looks for its providers beside itself.
-        ln -s "$folder"/libonnxruntime.so.1.* "$result/lib/libonnxruntime.so.1"
-        for provider in "$folder"/libonnxruntime_providers_*.so; do
-            [ ! -e "$provider" ] || ln -s "$provider" "$result/lib/"
-        done
-    else
-        onnxruntime_archive
-        cp -P "$work/onnxruntime/lib"/libonnxruntime* "$result/lib/"
-    fi
+    folder=$(environment_library_folder)
+    [ -n "$folder" ] || folder=$(wheel_library_folder)
+    # A wheel's file lacks the name that programs ask for; and onnxruntime looks for its providers beside itself.
+    share "$folder"/libonnxruntime.so.1.* "$result/lib/libonnxruntime.so.1"
+    for provider in "$folder"/libonnxruntime_providers_*.so; do
+        [ ! -e "$provider" ] || share "$provider" "$result/lib/${provider##*/}"
+    done
     place onnxruntime
 }
 
@@ -128,10 +146,8 @@ get_json() {
 
 # place NAME: what was gathered becomes .deps/NAME; a half-copied folder never bears that name.
 place() {
-    mkdir -p "$deps"
-    rm -rf "$deps/$1" "$deps/$1.new"
-    cp -r "$result" "$deps/$1.new"
-    mv "$deps/$1.new" "$deps/$1"
+    rm -rf "${deps:?}/$1"
+    mv "$result" "$deps/$1"
 }
 
 [ $# -gt 0 ] || set -- usage

@@ -31,6 +31,11 @@ void fields_are_replaced_once() {
   CHECK_EQUAL(prompt("In {court}: {context} Holding:", "x"), "In 2d Cir.: x Holding:");
   CHECK_EQUAL(prompt("{context}, {court}, {context}", "{court} {context}"), "{court} {context}, 2d Cir., {court} {context}");
   CHECK_EQUAL(prompt("{ {{context}} {} {not-a-field} {context", "x"), "{ {x} {} {not-a-field} {context");
+  // As Python's \w: letters and numbers of any script, but neither signs nor combining marks.
+  CHECK_EQUAL(prompt("{context} {\u00a7} {e\u0301} {\u2028}", "x"), "x {\u00a7} {e\u0301} {\u2028}");
+  CHECK_THROWS(encoder("{context} {\u5e74}").encode(question("x")), RowError, "field '\u5e74' is missing");
+  CHECK_THROWS(encoder("{context} {\u0663_\u00b2}").encode(question("x")), RowError, "field '\u0663_\u00b2' is");
+  CHECK_THROWS(encoder("{context} {\xe9}"), FatalError, "template is not UTF-8");
   CHECK_THROWS(encoder("{context} {ann\u00e9e}").encode(question("x")), RowError, "field 'ann\u00e9e' is missing");
   CHECK_THROWS(encoder("{context} {year}").encode(question("x")), RowError, "field 'year' is missing");
   CHECK_THROWS(encoder("{question}").encode(question("x")), RowError, "field 'question' is missing");

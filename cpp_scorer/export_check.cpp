@@ -1,0 +1,78 @@
+#include "export_check.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <sstream>
+#include <system_error>
+#include <vector>
+
+#include "errors.h"
+#include "json.h"
+#include "line_reader.h"
+#include "packer.h"
+
+namespace {
+
+// Of a log-prob, a sum over tokens: absolute, and per unit of its size, where fp32 rounds; as in lib/onnx_check.py.
+constexpr double kAbsolute = 2e-3, kRelative = 1e-5;
+// Of an int8 model, nats a token. Kernels of different processors round differently before activations are quantised:
+// 0.009 at most was seen. Products that saturate change 0.1 on average.
+constexpr double kInt8 = 0.02;
+
+/// Ids of endings one after the other, as JsonRow::numbers gives them.
+std::vector<double> flat(const std::vector<std::vector<int64_t>>& lists) {
+  std::vector<double> numbers;
+  for (const auto& list : lists) numbers.insert(numbers.end(), list.begin(), list.end());
+  return numbers;
+}
+
+/// Scores one golden question; returns the largest difference of a log-prob. Throws RowError where it is too large.
+double check_question(const JsonRow& row, const ModelInfo& model, const PromptEncoder& encoder, Session& session) {
+  const EncodedQuestion question = encoder.encode(row.question());
+  if (flat({question.prompt_ids}) != row.numbers("prompt_ids") || flat(question.ending_ids) != row.numbers("ending_ids")) {
+    throw RowError("the ids of its text are not those it was exported with");
+  }
+  const std::vector<double> expected = row.numbers("logprobs");
+  const std::vector<float> found = session.run(pack({&question})).values;
+  if (found.size() != expected.size()) throw RowError("field 'logprobs': not one number a candidate");
+  double largest = 0;
+  for (size_t k = 0; k < found.size(); ++k) {
+    const double difference = std::abs(found[k] - expected[k]);
+    const double rounding = model.one_at_a_time ? kInt8 * static_cast<double>(question.ending_ids[k].size()) : 0;
+    if (!(difference <= kAbsolute + kRelative * std::abs(expected[k]) + rounding)) {  // NaN fails too
+      std::ostringstream message;
+      message << "candidate " << k << " has log-prob " << found[k] << " here, " << expected[k] << " where it was exported";
+      throw RowError(message.str());
+    }
+    largest = std::max(largest, difference);
+  }
+  return largest;
+}
+
+}  // namespace
+
+std::string check_export(const ModelInfo& model, const PromptEncoder& encoder, Session& session) {
+  check_weights(model);
+  const std::string path = std::filesystem::path(model.path).replace_extension(".golden.jsonl");
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) {
+    throw FatalError(path + ": the golden questions of the export are missing; keep the files of one export together");
+  }
+  LineReader lines(path);
+  size_t count = 0;
+  double largest = 0;
+  for (; const auto line = lines.next(); ++count) {
+    try {
+      largest = std::max(largest, check_question(JsonRow(line->text), model, encoder, session));
+    } catch (const RowError& error) {
+      throw FatalError(path + ":" + std::to_string(line->number) + ": " + error.what());
+    }
+  }
+  if (count == 0) throw FatalError(path + ": holds no questions; export the model again");
+  std::ostringstream summary;
+  summary << model.path << ": the weights are those that were exported; " << count << " golden questions give the same, to "
+          << largest << " nats";
+  return summary.str();
+}
