@@ -4,9 +4,11 @@ words stand in them."""
 import gzip
 import json
 import lzma
+import pickle
 import random
 import re
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -14,9 +16,10 @@ import pytest
 from conftest import CASEHOLD, ROOT, opinions, rows, run_python, write_jsonl
 
 from lib.errors import InputError
+from lib.mining.corpus import load_corpus
 from lib.mining.holdings import candidate_form
 from lib.mining.opinions import clean, count_words, read_opinions
-from lib.mining.overlap import held_out_ngrams, shares_ngram
+from lib.mining.overlap import held_out_ngrams, ngrams_of, shares_ngram, word_ngrams
 from lib.mining.parentheticals import holdings_and_problems
 from lib.mining.propositions import propositions
 from lib.questions.data import load_split
@@ -142,6 +145,12 @@ def test_cleaning_makes_running_text_of_printed_pages():
     )
 
 
+def test_a_word_of_a_million_letters_takes_no_longer_than_other_text():
+    word = "a" * 1_000_000
+    assert count_words(f"{word}-\nb c") == {"c": 1}
+    assert clean(f"{word} {word}", count_words(f"{word} {word}")) == f"{word} {word}"
+
+
 def test_every_form_of_file_gives_the_same_opinions(tmp_path):
     texts = ["The first opinion.\nIts second line.", "The second, with § 7."]
     lines = "".join(json.dumps({"court": "x", "text": text}) + "\n" for text in texts).encode()
@@ -177,19 +186,42 @@ def test_thirteen_shared_words_exclude_and_twelve_do_not(tmp_path):
     words = [f"w{number}" for number in range(40)]
     question = rows(1)[0] | {"context": f"{' '.join(words[:20])} (<HOLDING>).", "label": 0}
     question["endings"][0] = " ".join(words[20:])
-    runs = held_out_ngrams([write_jsonl(tmp_path / "q.jsonl", [question])])
-    assert shares_ngram(f"before, {', '.join(words[3:16])} after", runs)
-    assert not shares_ngram(f"before {' '.join(words[3:15])} after", runs)
-    assert shares_ngram(" ".join(words[14:27]), runs)  # half passage, half gold
+    ngrams = held_out_ngrams([write_jsonl(tmp_path / "q.jsonl", [question])])
+    assert shares_ngram(f"before, {', '.join(words[3:16])} after", ngrams)
+    assert not shares_ngram(f"before {' '.join(words[3:15])} after", ngrams)
+    assert shares_ngram(" ".join(words[14:27]), ngrams)  # half passage, half gold
     distractor = question["endings"][1] + " and then some more words, so that it has thirteen words or more"
-    assert not shares_ngram(distractor, runs)
+    assert not shares_ngram(distractor, ngrams)
+
+
+def test_ngrams_are_sent_to_processes_as_eight_bytes_each():
+    texts = [opinion["text"] for opinion in opinions(20)]
+    ngrams = ngrams_of(texts)
+    assert len(ngrams) == len({ngram for text in texts for ngram in word_ngrams(text)}) > 5_000
+    assert len(pickle.dumps(ngrams)) < 8 * len(ngrams) + 1_000
+    assert all(shares_ngram(ngram, ngrams) for ngram in word_ngrams(texts[7]))
+
+
+def test_a_corpus_is_held_once(tmp_path):
+    text = " ".join(letter * 500 for letter in "abcdefgh" * 10)  # long words: what is measured is texts, not words
+    size = 50 * len(text)
+    source = write_jsonl(tmp_path / "opinions.jsonl", [{"text": f"{number} {text}"} for number in range(50)])
+    tracemalloc.start()
+    corpus = load_corpus([source], ngrams_of([]), 1)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(corpus.opinions) == 50 and size < held < 1.2 * size and peak < 1.5 * size
 
 
 @pytest.fixture(scope="module")
 def mined(tmp_path_factory) -> Path:
+    """30 opinions; a 31st is left out for the words of a question."""
     folder = tmp_path_factory.mktemp("mined")
-    source = write_jsonl(folder / "opinions.jsonl", opinions(30))
-    assert mine_holdings.main([str(source), "--output", str(folder / "out"), "--workers", "1"]) == 0
+    source = write_jsonl(folder / "opinions.jsonl", opinions(31))
+    question = rows(1)[0] | {"context": opinions(31)[30]["text"][:200]}
+    excluded = write_jsonl(folder / "excluded.jsonl", [question])
+    flags = ["--output", str(folder / "out"), "--exclude", str(excluded), "--workers", "1"]
+    assert mine_holdings.main([str(source), *flags]) == 0
     return folder / "out"
 
 
@@ -212,9 +244,10 @@ def test_mined_questions_are_whole(mined):
 
 
 def test_mining_is_the_same_each_time_and_for_any_number_of_workers(mined, tmp_path):
-    source = mined.parent / "opinions.jsonl"
-    run_python(ROOT / "tools" / "mine_holdings.py", source, "--output", "two", "--workers", 2, cwd=tmp_path)
-    assert mine_holdings.main([str(source), "--output", str(tmp_path / "seed"), "--workers", "1", "--seed", "1"]) == 0
+    flags = [mined.parent / "opinions.jsonl", "--exclude", mined.parent / "excluded.jsonl"]
+    run_python(ROOT / "tools" / "mine_holdings.py", *flags, "--output", "two", "--workers", 2, cwd=tmp_path)
+    flags += ["--output", tmp_path / "seed", "--workers", "1", "--seed", "1"]
+    assert mine_holdings.main(list(map(str, flags))) == 0
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "report.md"):
         assert (tmp_path / "two" / name).read_bytes() == (mined / name).read_bytes()
         assert (tmp_path / "seed" / name).read_bytes() != (mined / name).read_bytes()
@@ -246,7 +279,7 @@ def test_excluded_opinions_are_left_out_and_counted(mined, tmp_path, capsys):
     held_out = {
         q.fields["opinion"] for split in ("validation", "test") for q in load_split(str(mined), split).questions
     }
-    assert f"30 read, {len(held_out)} left out" in capsys.readouterr().out
+    assert f"31 read, {len(held_out)} left out" in capsys.readouterr().out
     kept = {
         q.fields["opinion"]
         for split in ("train", "validation", "test")
