@@ -80,10 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_dir(args.output) as folder:
         splits = {}
         for split, members in members_of.items():
-            rows = list(questions(split, members, args.seed))
+            rows = list(questions(split, members, args.seed, args.workers))
             dropped["the split holds too few others to choose from"] += len(members) - len(rows)
             if split == "train":
-                rows += questions(PROPOSITION, stated, args.seed)
+                rows += questions(PROPOSITION, stated, args.seed, args.workers)
             if rows:
                 with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
                     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -4,23 +4,31 @@ words stand in them."""
 import gzip
 import json
 import lzma
+import os
 import pickle
 import random
 import re
+import subprocess
 import sys
+import textwrap
 import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CASEHOLD, ROOT, opinions, rows, run_python, write_jsonl
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.errors import InputError
+from lib.mining import likeness
 from lib.mining.corpus import load_corpus
+from lib.mining.distractors import Mined, questions, split_by_opinion
 from lib.mining.holdings import candidate_form
 from lib.mining.opinions import clean, count_words, read_opinions
 from lib.mining.overlap import held_out_ngrams, ngrams_of, shares_ngram, word_ngrams
-from lib.mining.parentheticals import holdings_and_problems
+from lib.mining.parentheticals import THAT_VERBS, Holding, holdings_and_problems
+from lib.mining.parentheticals import VERBS as HOLDING_VERBS
 from lib.mining.propositions import propositions
 from lib.questions.data import load_split
 
@@ -308,6 +316,81 @@ def test_near_duplicates_never_meet(tmp_path):
         assert len({ending.rsplit(" ", 1)[0] for ending in question.endings}) == 5
 
 
+def test_opinions_joined_by_shared_words_through_others_stay_together():
+    """Opinion n shares 13 words with n + 5, so that five chains run through all; the last of each is met first."""
+    shared = [" ".join("".join(random.Random(n).choices("klmnop", k=8)) for _ in range(13)) for n in range(45)]
+    texts = [" between ".join(shared[at] for at in (n - 5, n) if at >= 0) for n in range(45)]
+    made = [Mined(Holding(f"{text} (<HOLDING>)", f"holding {n}"), n, str(n)) for n, text in enumerate(texts)]
+    for seed in range(5):
+        splits = split_by_opinion(made[::-1], {"train": 0.5, "validation": 0.3, "test": 0.2}, seed)
+        chains = {split: {item.opinion % 5 for item in items} for split, items in splits.items()}
+        assert sum(map(len, chains.values())) == 5 and len(splits["train"]) == 18
+        assert sum(map(len, splits.values())) == 45
+
+
+def made_up_holdings(count: int) -> list[Mined]:
+    """As long as real ones, with words as frequent as those of a language; three an opinion, some nearly alike."""
+    rng = np.random.default_rng(1)
+    words = np.array(["".join(letters) for letters in rng.choice(list("abcdefgh"), (int(20 * count**0.7), 6))])
+    shares = np.cumsum(1 / np.arange(3, len(words) + 3))
+
+    def text(length: int) -> str:
+        return " ".join(words[np.searchsorted(shares, rng.random(length) * shares[-1])])
+
+    held = [text(length) for length in np.clip(rng.gamma(4.5, 6.2, count).astype(int), 6, 72)]
+    for number in range(7, count, 7):
+        held[number] = " ".join([*held[number - 5].split()[: 3 + number % 20], "and"])
+        held[number - 1] = " ".join(reversed(held[number - 4].split()))
+    return [
+        Mined(Holding(f"{text(120)} (<HOLDING>). {text(6)}", f"holding that {what}"), number // 3, f"o:{number // 3}")
+        for number, what in enumerate(held)
+    ]
+
+
+def questions_by_all_cosines(mined: list[Mined], seed: int):
+    """What `questions` says it does, with every cosine of every pair."""
+    words = TfidfVectorizer(
+        stop_words=[*HOLDING_VERBS, *THAT_VERBS, "that"], sublinear_tf=True, token_pattern=r"\w+"
+    ).fit([item.holding.text for item in mined])
+    golds = words.transform([item.holding.text for item in mined]).toarray()
+    passages = words.transform([item.holding.passage.replace("<HOLDING>", "") for item in mined]).toarray()
+    alike, similarity = golds @ golds.T, (golds @ golds.T + passages @ golds.T).round(12)
+    uses = Counter()
+    for index, item in enumerate(mined):
+        lot = random.Random(f"{seed} {item.source} {item.holding.text}")
+        num_longer, taken = lot.randint(0, 4), []
+        for wanted, size in ((True, num_longer), (False, 4), (True, 4)):
+            for other in np.argsort(-similarity[index], kind="stable"):
+                longer = len(mined[other].holding.text) > len(item.holding.text)
+                free = mined[other].opinion != item.opinion and uses[other] < 12 and longer == wanted
+                if len(taken) < size and free and alike[other, [index, *taken]].max() < 0.5:
+                    taken.append(int(other))
+        if len(taken) == 4:
+            uses.update(taken)
+            order = [index, *taken]
+            lot.shuffle(order)
+            yield item.holding.passage, [mined[place].holding.text for place in order]
+
+
+@pytest.mark.parametrize("block, depth, threads", [(2_000, 400, 1), (7, 400, 2), (40, 12, 2), (300, 1, 1)])
+def test_distractors_are_those_that_all_cosines_choose(monkeypatch, block, depth, threads):
+    monkeypatch.setattr(likeness, "BLOCK", block)
+    monkeypatch.setattr(likeness, "DEPTH", depth)
+    made = made_up_holdings(150)
+    chosen = [(row["context"], row["endings"]) for row in questions("train", made, 3, threads)]
+    assert chosen == list(questions_by_all_cosines(made, 3)) and len(chosen) > 100
+
+
+def test_a_short_ranking_is_the_beginning_of_the_whole_one(monkeypatch):
+    """Also where the holdings at its end are as alike as others that it leaves out."""
+    monkeypatch.setattr(likeness, "DEPTH", 9)
+    like = likeness.likeness([item.holding for item in made_up_holdings(150)], "", 1)
+    rankings = list(like.rankings(""))
+    for index, begun in enumerate(rankings):
+        assert begun.tolist() == like.ranking(index)[: len(begun)].tolist()
+    assert {len(begun) for begun in rankings} >= {7, 8}  # 8 where none at the end are equal
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -373,3 +456,29 @@ def test_some_real_opinions(tmp_path):
 def test_all_real_opinions_give_500_questions_that_share_nothing_with_casehold(tmp_path):
     mine_holdings.main([str(CASELAW), "--output", str(tmp_path / "out"), "--exclude", str(CASEHOLD)])
     assert assert_shares_nothing_with_casehold(tmp_path / "out", ["train", "validation", "test"]) >= 500
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_holdings_take_ten_minutes_of_a_core_and_4_gb():
+    script = """
+        import resource, time
+        from test_mining import made_up_holdings, questions, split_by_opinion
+        made = made_up_holdings(100_000)
+        before = time.process_time()
+        splits = split_by_opinion(made, {"train": 0.8, "test": 0.2}, 0)
+        number = sum(1 for _ in questions("train", made, 0, 2))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        print(sum(map(len, splits.values())), number, time.process_time() - before, peak)
+    """
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "mining")))
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    split, number, seconds, gib = map(float, result.stdout.split())
+    print(f"{number:.0f} questions of {split:.0f} holdings: {seconds:.0f} s of CPU, {gib:.2f} GiB")
+    assert split == 100_000 and number > 95_000
+    assert seconds < 600 and gib < 4
