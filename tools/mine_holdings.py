@@ -19,7 +19,7 @@ from lib.cli import HelpFormatter, positive_int, share
 from lib.errors import InputError, run_script
 from lib.mining.corpus import Corpus, load_corpus, parallel
 from lib.mining.distractors import Mined, questions, split_by_opinion
-from lib.mining.overlap import shares_ngram, word_ngrams
+from lib.mining.overlap import held_out_ngrams, ngrams_of, shares_ngram
 from lib.mining.parentheticals import holdings_and_problems
 from lib.mining.propositions import PROPOSITION, propositions
 from lib.mining.report import mining_report
@@ -58,10 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.output.exists():
         raise InputError(f"{args.output}: exists already; choose another --output")
 
-    corpus = load_corpus(args.opinions, args.exclude, args.workers)
+    corpus = load_corpus(args.opinions, held_out_ngrams(args.exclude), args.workers)
     mined, dropped, met = [], Counter(), set()
-    texts = [opinion.text for opinion in corpus.opinions]
-    for number, found in enumerate(parallel(holdings_and_problems, texts, args.workers, "mining")):
+    for number, found in enumerate(parallel(holdings_and_problems, corpus.opinions, args.workers, "mining")):
         holdings, problems = found
         dropped.update(problems)
         for holding in holdings:
@@ -81,13 +80,13 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_dir(args.output) as folder:
         splits = {}
         for split, members in members_of.items():
-            rows = list(questions(split, members, args.seed))
+            rows = list(questions(split, members, args.seed, args.workers))
             dropped["the split holds too few others to choose from"] += len(members) - len(rows)
             if split == "train":
-                rows += questions(PROPOSITION, stated, args.seed)
+                rows += questions(PROPOSITION, stated, args.seed, args.workers)
             if rows:
-                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+                with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 splits[split] = load_split(str(folder), split)
         if "train" not in splits:
             raise InputError(f"{args.opinions[0]}: {len(mined)} holdings are too few to make questions; add opinions")
@@ -104,12 +103,11 @@ def training_propositions(corpus: Corpus, members_of: dict[str, list[Mined]], wo
     """The propositions of opinions that stand in no other split, without those that share 13 consecutive words with a
     passage there."""
     others = [item for split, members in members_of.items() if split != "train" for item in members]
-    ngrams = {ngram for item in others for ngram in word_ngrams(item.holding.filled)}
+    ngrams = ngrams_of(item.holding.filled for item in others)
     taken = {item.opinion for item in others}
-    texts = [opinion.text for opinion in corpus.opinions]
     return [
         Mined(holding, number, corpus.opinions[number].source)
-        for number, found in enumerate(parallel(propositions, texts, workers, "propositions"))
+        for number, found in enumerate(parallel(propositions, corpus.opinions, workers, "propositions"))
         if number not in taken
         for holding in found
         if not shares_ngram(holding.filled, ngrams)

@@ -26,6 +26,7 @@ from lib.errors import InputError, StopRequest, run_script
 from lib.mining.corpus import load_corpus
 from lib.mining.holdings import filled_passages
 from lib.mining.opinions import PAGE_BREAK
+from lib.mining.overlap import held_out_ngrams, shares_ngram
 from lib.models.claim import claimed
 from lib.models.curve import plot_pretraining
 from lib.models.device import describe_device, peak_memory_gb
@@ -63,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="DIR_OR_FILE",
-        help="leave out texts that share 13 consecutive words with these questions (a folder's validation and test)",
+        help="leave out texts and passages that share 13 consecutive words with these (of a folder: validation, test)",
     )
     model = parser.add_argument_group("model")
     model.add_argument("--params", choices=SIZES, default="15m", help="size, in weights")
@@ -209,11 +210,18 @@ def train(output: Path) -> int:
 
 def start(args: argparse.Namespace) -> None:
     """Read the text and leave tokenizer, rows and settings in the work folder, whole or not at all."""
-    texts = filled_passages(args.questions)
+    ngrams = held_out_ngrams(args.exclude)
+    passages = filled_passages(args.questions)
+    texts = [text for text in passages if not shares_ngram(text, ngrams)]
+    if args.questions:
+        left_out = f"{len(passages) - len(texts):,} left out for words of questions to exclude"
+        print(f"questions: {len(passages):,} read, {left_out}")
     if args.text:
-        corpus = load_corpus(args.text, args.exclude, args.workers)
+        corpus = load_corpus(args.text, ngrams, args.workers)
         print(f"texts: {corpus.num_read:,} read, {corpus.num_excluded:,} left out for words of questions to exclude")
         texts += [opinion.text.replace(f" {PAGE_BREAK} ", " ") for opinion in corpus.opinions]
+    if not texts:
+        raise InputError("no text is left: every passage shares words with the questions to exclude")
     tokenizer, rows = prepare(texts, args.vocab, args.row_length, args.seed)
     settings = json.loads(json.dumps(vars(args), default=lambda value: str(value)))
     record = {"settings": settings, "held_out_bytes": rows.held_out_bytes, "libraries": library_versions()}

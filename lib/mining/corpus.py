@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+
 from lib.errors import InputError
 from lib.mining.opinions import Opinion, clean, count_words, read_opinions
-from lib.mining.overlap import held_out_ngrams, shares_ngram
+from lib.mining.overlap import shares_ngram
 from lib.progress import progress
 
 CHUNK = 16  # opinions a worker takes at once
@@ -23,34 +25,36 @@ class Corpus:
     num_excluded: int
 
 
-def load_corpus(paths: Iterable[Path], exclude: Iterable[Path], workers: int) -> Corpus:
-    """The opinions of `paths`, without those that share 13 consecutive words with the validation and test questions of
-    `exclude` (`overlap.py`). The same for any number of workers."""
-    ngrams = held_out_ngrams(exclude)
-    opinions = list(read_opinions(paths))
-    texts = [opinion.text for opinion in opinions]
+def load_corpus(paths: Iterable[Path], ngrams: np.ndarray, workers: int) -> Corpus:
+    """The opinions of `paths`, without those that share 13 consecutive words with the questions that `ngrams` are of
+    (`overlap.held_out_ngrams`). The same for any number of workers."""
+    opinions: list[Opinion | None] = list(read_opinions(paths))
     words: Counter[str] = Counter()
-    for counts in parallel(count_words, texts, workers, "counting words"):
+    for counts in parallel(count_words, opinions, workers, "counting words"):
         words.update(counts)
-    cleaned = list(parallel(_clean_or_exclude, texts, workers, "cleaning", words, ngrams))
-    kept = [Opinion(opinion.source, text) for opinion, text in zip(opinions, cleaned, strict=True) if text is not None]
+    cleaned = parallel(_clean_or_exclude, opinions, workers, "cleaning", words, ngrams)
+    # Each text takes the place of its raw form, so that the corpus is never held twice.
+    for number, text in enumerate(cleaned):
+        opinions[number] = None if text is None else Opinion(opinions[number].source, text)
+    kept = [opinion for opinion in opinions if opinion is not None]
     if not kept:
         raise InputError("no opinion is left: every one shares words with the questions to exclude")
     return Corpus(kept, len(opinions), len(opinions) - len(kept))
 
 
-def parallel(function: Callable, items: Sequence, workers: int, description: str, *shared) -> Iterator:
-    """`function(item, *shared)` of each item in their order, by `workers` processes (1: by this one), with a progress
-    bar. `shared` is sent to each process once; `function` must stand at the top of a module."""
-    with progress(total=len(items), desc=description, unit="opinion") as bar:
+def parallel(function: Callable, opinions: Sequence[Opinion], workers: int, description: str, *shared) -> Iterator:
+    """`function(text, *shared)` of each opinion's text in their order, by `workers` processes (1: by this one), with a
+    progress bar. `shared` is sent to each process once; `function` must stand at the top of a module."""
+    texts = (opinion.text for opinion in opinions)
+    with progress(total=len(opinions), desc=description, unit="opinion") as bar:
         if workers == 1:
-            for item in items:
-                yield function(item, *shared)
+            for text in texts:
+                yield function(text, *shared)
                 bar.update()
             return
         # Spawned, not forked: a fork copies the locks of whatever threads run here.
         with get_context("spawn").Pool(workers, _start_worker, (function, shared)) as pool:
-            for result in pool.imap(_work, items, CHUNK):
+            for result in pool.imap(_work, texts, CHUNK):
                 yield result
                 bar.update()
 
@@ -60,11 +64,11 @@ def _start_worker(function: Callable, shared: tuple) -> None:
     _task = function, shared
 
 
-def _work(item):
+def _work(text: str):
     function, shared = _task
-    return function(item, *shared)
+    return function(text, *shared)
 
 
-def _clean_or_exclude(text: str, words: Counter[str], ngrams: set[str]) -> str | None:
+def _clean_or_exclude(text: str, words: Counter[str], ngrams: np.ndarray) -> str | None:
     text = clean(text, words)
     return None if shares_ngram(text, ngrams) else text

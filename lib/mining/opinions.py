@@ -19,7 +19,7 @@ _SOFT_HYPHEN = re.compile(r"\xad\s*")
 # A number between dashes, or alone on its line, is a page's; what stands before it may be the page's footnotes.
 _PAGE_NUMBER = re.compile(r"\n[ \t]*(?:-\s?\d{1,3}\s?-|\d{1,3}(?=[ \t]*[\n\f]))|\f\s*\d{1,3}(?=[ \t]*\n)")
 _NUMBERED_LINE = re.compile(r"[ \t]*(\d{1,3})[ \t]+(?=\S)")
-_LINE_END_HYPHEN = re.compile(r"(\w+)-[ \t]*\n[ \t]*(\w+)")
+_LINE_END_HYPHEN = re.compile(r"\b(\w+)-[ \t]*\n[ \t]*(\w+)")  # without \b, quadratic in the length of a word
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffd]")
 _SPACE = re.compile(r"\s*\f\s*|\s+")
 _TWO_WORDS = re.compile(r"\b([^\W\d_]{2,}) (?=([a-z]{2,})\b)")

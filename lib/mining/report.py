@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import mean
 
 from lib.mining.corpus import Corpus
-from lib.mining.distractors import NEAR_DUPLICATE
+from lib.mining.likeness import NEAR_DUPLICATE
 from lib.mining.overlap import NGRAM_WORDS
 from lib.mining.propositions import PROPOSITION
 from lib.questions.baselines import baselines

@@ -4,20 +4,31 @@ words stand in them."""
 import gzip
 import json
 import lzma
+import os
+import pickle
 import random
 import re
+import subprocess
 import sys
+import textwrap
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CASEHOLD, ROOT, opinions, rows, run_python, write_jsonl
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.errors import InputError
+from lib.mining import likeness
+from lib.mining.corpus import load_corpus
+from lib.mining.distractors import Mined, questions, split_by_opinion
 from lib.mining.holdings import candidate_form
 from lib.mining.opinions import clean, count_words, read_opinions
-from lib.mining.overlap import held_out_ngrams, shares_ngram
-from lib.mining.parentheticals import holdings_and_problems
+from lib.mining.overlap import held_out_ngrams, ngrams_of, shares_ngram, word_ngrams
+from lib.mining.parentheticals import THAT_VERBS, Holding, holdings_and_problems
+from lib.mining.parentheticals import VERBS as HOLDING_VERBS
 from lib.mining.propositions import propositions
 from lib.questions.data import load_split
 
@@ -142,6 +153,12 @@ def test_cleaning_makes_running_text_of_printed_pages():
     )
 
 
+def test_a_word_of_a_million_letters_takes_no_longer_than_other_text():
+    word = "a" * 1_000_000
+    assert count_words(f"{word}-\nb c") == {"c": 1}
+    assert clean(f"{word} {word}", count_words(f"{word} {word}")) == f"{word} {word}"
+
+
 def test_every_form_of_file_gives_the_same_opinions(tmp_path):
     texts = ["The first opinion.\nIts second line.", "The second, with § 7."]
     lines = "".join(json.dumps({"court": "x", "text": text}) + "\n" for text in texts).encode()
@@ -177,19 +194,42 @@ def test_thirteen_shared_words_exclude_and_twelve_do_not(tmp_path):
     words = [f"w{number}" for number in range(40)]
     question = rows(1)[0] | {"context": f"{' '.join(words[:20])} (<HOLDING>).", "label": 0}
     question["endings"][0] = " ".join(words[20:])
-    runs = held_out_ngrams([write_jsonl(tmp_path / "q.jsonl", [question])])
-    assert shares_ngram(f"before, {', '.join(words[3:16])} after", runs)
-    assert not shares_ngram(f"before {' '.join(words[3:15])} after", runs)
-    assert shares_ngram(" ".join(words[14:27]), runs)  # half passage, half gold
+    ngrams = held_out_ngrams([write_jsonl(tmp_path / "q.jsonl", [question])])
+    assert shares_ngram(f"before, {', '.join(words[3:16])} after", ngrams)
+    assert not shares_ngram(f"before {' '.join(words[3:15])} after", ngrams)
+    assert shares_ngram(" ".join(words[14:27]), ngrams)  # half passage, half gold
     distractor = question["endings"][1] + " and then some more words, so that it has thirteen words or more"
-    assert not shares_ngram(distractor, runs)
+    assert not shares_ngram(distractor, ngrams)
+
+
+def test_ngrams_are_sent_to_processes_as_eight_bytes_each():
+    texts = [opinion["text"] for opinion in opinions(20)]
+    ngrams = ngrams_of(texts)
+    assert len(ngrams) == len({ngram for text in texts for ngram in word_ngrams(text)}) > 5_000
+    assert len(pickle.dumps(ngrams)) < 8 * len(ngrams) + 1_000
+    assert all(shares_ngram(ngram, ngrams) for ngram in word_ngrams(texts[7]))
+
+
+def test_a_corpus_is_held_once(tmp_path):
+    text = " ".join(letter * 500 for letter in "abcdefgh" * 10)  # long words: what is measured is texts, not words
+    size = 50 * len(text)
+    source = write_jsonl(tmp_path / "opinions.jsonl", [{"text": f"{number} {text}"} for number in range(50)])
+    tracemalloc.start()
+    corpus = load_corpus([source], ngrams_of([]), 1)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(corpus.opinions) == 50 and size < held < 1.2 * size and peak < 1.5 * size
 
 
 @pytest.fixture(scope="module")
 def mined(tmp_path_factory) -> Path:
+    """30 opinions; a 31st is left out for the words of a question."""
     folder = tmp_path_factory.mktemp("mined")
-    source = write_jsonl(folder / "opinions.jsonl", opinions(30))
-    assert mine_holdings.main([str(source), "--output", str(folder / "out"), "--workers", "1"]) == 0
+    source = write_jsonl(folder / "opinions.jsonl", opinions(31))
+    question = rows(1)[0] | {"context": opinions(31)[30]["text"][:200]}
+    excluded = write_jsonl(folder / "excluded.jsonl", [question])
+    flags = ["--output", str(folder / "out"), "--exclude", str(excluded), "--workers", "1"]
+    assert mine_holdings.main([str(source), *flags]) == 0
     return folder / "out"
 
 
@@ -212,9 +252,10 @@ def test_mined_questions_are_whole(mined):
 
 
 def test_mining_is_the_same_each_time_and_for_any_number_of_workers(mined, tmp_path):
-    source = mined.parent / "opinions.jsonl"
-    run_python(ROOT / "tools" / "mine_holdings.py", source, "--output", "two", "--workers", 2, cwd=tmp_path)
-    assert mine_holdings.main([str(source), "--output", str(tmp_path / "seed"), "--workers", "1", "--seed", "1"]) == 0
+    flags = [mined.parent / "opinions.jsonl", "--exclude", mined.parent / "excluded.jsonl"]
+    run_python(ROOT / "tools" / "mine_holdings.py", *flags, "--output", "two", "--workers", 2, cwd=tmp_path)
+    flags += ["--output", tmp_path / "seed", "--workers", "1", "--seed", "1"]
+    assert mine_holdings.main(list(map(str, flags))) == 0
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "report.md"):
         assert (tmp_path / "two" / name).read_bytes() == (mined / name).read_bytes()
         assert (tmp_path / "seed" / name).read_bytes() != (mined / name).read_bytes()
@@ -246,7 +287,7 @@ def test_excluded_opinions_are_left_out_and_counted(mined, tmp_path, capsys):
     held_out = {
         q.fields["opinion"] for split in ("validation", "test") for q in load_split(str(mined), split).questions
     }
-    assert f"30 read, {len(held_out)} left out" in capsys.readouterr().out
+    assert f"31 read, {len(held_out)} left out" in capsys.readouterr().out
     kept = {
         q.fields["opinion"]
         for split in ("train", "validation", "test")
@@ -273,6 +314,81 @@ def test_near_duplicates_never_meet(tmp_path):
     assert len(questions) == 36
     for question in questions:
         assert len({ending.rsplit(" ", 1)[0] for ending in question.endings}) == 5
+
+
+def test_opinions_joined_by_shared_words_through_others_stay_together():
+    """Opinion n shares 13 words with n + 5, so that five chains run through all; the last of each is met first."""
+    shared = [" ".join("".join(random.Random(n).choices("klmnop", k=8)) for _ in range(13)) for n in range(45)]
+    texts = [" between ".join(shared[at] for at in (n - 5, n) if at >= 0) for n in range(45)]
+    made = [Mined(Holding(f"{text} (<HOLDING>)", f"holding {n}"), n, str(n)) for n, text in enumerate(texts)]
+    for seed in range(5):
+        splits = split_by_opinion(made[::-1], {"train": 0.5, "validation": 0.3, "test": 0.2}, seed)
+        chains = {split: {item.opinion % 5 for item in items} for split, items in splits.items()}
+        assert sum(map(len, chains.values())) == 5 and len(splits["train"]) == 18
+        assert sum(map(len, splits.values())) == 45
+
+
+def made_up_holdings(count: int) -> list[Mined]:
+    """As long as real ones, with words as frequent as those of a language; three an opinion, some nearly alike."""
+    rng = np.random.default_rng(1)
+    words = np.array(["".join(letters) for letters in rng.choice(list("abcdefgh"), (int(20 * count**0.7), 6))])
+    shares = np.cumsum(1 / np.arange(3, len(words) + 3))
+
+    def text(length: int) -> str:
+        return " ".join(words[np.searchsorted(shares, rng.random(length) * shares[-1])])
+
+    held = [text(length) for length in np.clip(rng.gamma(4.5, 6.2, count).astype(int), 6, 72)]
+    for number in range(7, count, 7):
+        held[number] = " ".join([*held[number - 5].split()[: 3 + number % 20], "and"])
+        held[number - 1] = " ".join(reversed(held[number - 4].split()))
+    return [
+        Mined(Holding(f"{text(120)} (<HOLDING>). {text(6)}", f"holding that {what}"), number // 3, f"o:{number // 3}")
+        for number, what in enumerate(held)
+    ]
+
+
+def questions_by_all_cosines(mined: list[Mined], seed: int):
+    """What `questions` says it does, with every cosine of every pair."""
+    words = TfidfVectorizer(
+        stop_words=[*HOLDING_VERBS, *THAT_VERBS, "that"], sublinear_tf=True, token_pattern=r"\w+"
+    ).fit([item.holding.text for item in mined])
+    golds = words.transform([item.holding.text for item in mined]).toarray()
+    passages = words.transform([item.holding.passage.replace("<HOLDING>", "") for item in mined]).toarray()
+    alike, similarity = golds @ golds.T, (golds @ golds.T + passages @ golds.T).round(12)
+    uses = Counter()
+    for index, item in enumerate(mined):
+        lot = random.Random(f"{seed} {item.source} {item.holding.text}")
+        num_longer, taken = lot.randint(0, 4), []
+        for wanted, size in ((True, num_longer), (False, 4), (True, 4)):
+            for other in np.argsort(-similarity[index], kind="stable"):
+                longer = len(mined[other].holding.text) > len(item.holding.text)
+                free = mined[other].opinion != item.opinion and uses[other] < 12 and longer == wanted
+                if len(taken) < size and free and alike[other, [index, *taken]].max() < 0.5:
+                    taken.append(int(other))
+        if len(taken) == 4:
+            uses.update(taken)
+            order = [index, *taken]
+            lot.shuffle(order)
+            yield item.holding.passage, [mined[place].holding.text for place in order]
+
+
+@pytest.mark.parametrize("block, depth, threads", [(2_000, 400, 1), (7, 400, 2), (40, 12, 2), (300, 1, 1)])
+def test_distractors_are_those_that_all_cosines_choose(monkeypatch, block, depth, threads):
+    monkeypatch.setattr(likeness, "BLOCK", block)
+    monkeypatch.setattr(likeness, "DEPTH", depth)
+    made = made_up_holdings(150)
+    chosen = [(row["context"], row["endings"]) for row in questions("train", made, 3, threads)]
+    assert chosen == list(questions_by_all_cosines(made, 3)) and len(chosen) > 100
+
+
+def test_a_short_ranking_is_the_beginning_of_the_whole_one(monkeypatch):
+    """Also where the holdings at its end are as alike as others that it leaves out."""
+    monkeypatch.setattr(likeness, "DEPTH", 9)
+    like = likeness.likeness([item.holding for item in made_up_holdings(150)], "", 1)
+    rankings = list(like.rankings(""))
+    for index, begun in enumerate(rankings):
+        assert begun.tolist() == like.ranking(index)[: len(begun)].tolist()
+    assert {len(begun) for begun in rankings} >= {7, 8}  # 8 where none at the end are equal
 
 
 @pytest.mark.parametrize(
@@ -340,3 +456,29 @@ def test_some_real_opinions(tmp_path):
 def test_all_real_opinions_give_500_questions_that_share_nothing_with_casehold(tmp_path):
     mine_holdings.main([str(CASELAW), "--output", str(tmp_path / "out"), "--exclude", str(CASEHOLD)])
     assert assert_shares_nothing_with_casehold(tmp_path / "out", ["train", "validation", "test"]) >= 500
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_holdings_take_ten_minutes_of_a_core_and_4_gb():
+    script = """
+        import resource, time
+        from test_mining import made_up_holdings, questions, split_by_opinion
+        made = made_up_holdings(100_000)
+        before = time.process_time()
+        splits = split_by_opinion(made, {"train": 0.8, "test": 0.2}, 0)
+        number = sum(1 for _ in questions("train", made, 0, 2))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        print(sum(map(len, splits.values())), number, time.process_time() - before, peak)
+    """
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "mining")))
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    split, number, seconds, gib = map(float, result.stdout.split())
+    print(f"{number:.0f} questions of {split:.0f} holdings: {seconds:.0f} s of CPU, {gib:.2f} GiB")
+    assert split == 100_000 and number > 95_000
+    assert seconds < 600 and gib < 4

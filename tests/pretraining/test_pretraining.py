@@ -209,13 +209,29 @@ def test_minutes_become_steps_by_the_measured_speed(tmp_path, text, monkeypatch)
     assert record["precision"] == "bf16"
 
 
-def test_excluded_texts_are_left_out_and_counted(tmp_path, text, capsys):
-    told = sentences(64)[5]["text"]
-    question = rows(1)[0] | {"context": f"{told} and more (<HOLDING>)."}
-    source = write_jsonl(tmp_path / "questions.jsonl", [question])
-    flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--precision", "fp32", "--exclude", str(source)]
-    pretrain_lm.main([*flags, "--output", str(tmp_path / "model")])
-    assert "64 read, 1 left out" in capsys.readouterr().out
+def test_excluded_texts_and_passages_are_left_out_and_counted(tmp_path, text, capsys, monkeypatch):
+    """A passage is left out for 13 words of a held-out passage, and for those of a right ending alone."""
+    held_out = [row | {"context": f"{row['context']} {sentences(64)[5]['text']}"} for row in rows(2, start=100)]
+    gold = " ".join(f"word{number}" for number in range(13))
+    held_out[1]["endings"][held_out[1]["label"]] = gold
+    train = rows(41)
+    train[7] = train[7] | {"context": held_out[0]["context"]}
+    train[9]["endings"][train[9]["label"]] = gold
+    folder = tmp_path / "questions"
+    for split, questions in (("train", train), ("validation", held_out[:1]), ("test", held_out[1:])):
+        write_jsonl(folder / f"{split}.jsonl", questions)
+    prepared = []
+    monkeypatch.setattr(pretrain_lm, "prepare", lambda texts, *rest: prepared.extend(texts) or prepare(texts, *rest))
+    flags = ["--text", str(text), "--questions", str(folder), "--exclude", str(folder), *FLAGS]
+    flags += ["--epochs", "1", "--output", str(tmp_path / "model")]
+    pretrain_lm.start(pretrain_lm.read_settings(flags), tmp_path / "model" / "pretraining")
+    printed = capsys.readouterr().out
+    assert "texts: 64 read, 1 left out" in printed and "questions: 41 read, 2 left out" in printed
+    filled = filled_passages([folder])
+    assert prepared[:39] == [passage for number, passage in enumerate(filled) if number not in (7, 9)]
+    flags = ["--questions", str(folder / "train.jsonl"), "--exclude", str(folder / "train.jsonl"), *FLAGS]
+    with pytest.raises(InputError, match="no text is left"):
+        pretrain_lm.main([*flags, "--epochs", "1", "--output", str(tmp_path / "none")])
 
 
 @pytest.mark.parametrize(
