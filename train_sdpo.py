@@ -11,7 +11,7 @@ python train_sdpo.py --resume                                    go on with the 
 import argparse
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -44,20 +44,21 @@ from lib.models.runs import (
     peak_memory_gb,
     resumed_settings,
 )
-from lib.packed.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
+from lib.packed.inference import score_questions, start_accelerator
 from lib.packed.onednn_layers import use_onednn
-from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass
 from lib.progress import progress
 from lib.questions.data import Dataset, load_split
 from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.training.batches import GlobalBatch
 from lib.training.losses import LOSSES, LossOptions
+from lib.training.memory import pick_checkpointing
 from lib.training.negatives import NEGATIVES, TrainingQuestion, epoch_order
-from lib.training.preparation import prepare_questions
+from lib.training.preparation import prepare_questions, with_reference
 from lib.training.recipe import Recipe, make_recipe, num_negatives, without_effect
 from lib.training.rewards import REWARDS
-from lib.training.step import GlobalBatch, backward, catch_interrupt, not_finite, step_means
+from lib.training.step import backward, catch_interrupt, read_step, step_means
 
 # Marsh states none of these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
@@ -111,9 +112,9 @@ def add_objective_flags(objective) -> None:
 def add_negatives_flags(negatives) -> None:
     add = negatives.add_argument
     add("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
-    kinds = "hard: the likelier under the reference; lowest: those of lowest reward"
+    kinds = "hard: those of higher pmi under the reference; lowest: those of lowest reward"
     add("--negatives", choices=NEGATIVES, default="random", help=kinds)
-    odds = "odds of a hard negative are exp(log-prob / this): low draws the likeliest, high draws at random"
+    odds = "odds of a hard negative are exp(pmi / this): low draws the highest, high draws at random"
     add("--hard-temperature", type=positive_float, default=10.0, help=odds)
     own = "endings that the starting model writes for each prompt, to join the negatives"
     add("--self-negatives", type=nonnegative_int, default=0, metavar="N", help=own)
@@ -130,7 +131,8 @@ def add_training_flags(model, training) -> None:
     training.add_argument("--learning-rate", type=positive_float, default=5e-5, help="of AdamW, at its highest")
     training.add_argument("--seed", type=int, default=0, help="of adapter, dropout, order and negatives")
     training.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
-    training.add_argument("--grad-checkpointing", action=SWITCH, help="less memory, more time (default: on a GPU)")
+    checkpointing = "less memory, more time (default: where a GPU's memory asks for it)"
+    training.add_argument("--grad-checkpointing", action=SWITCH, help=checkpointing)
     training.add_argument(
         "--preset", choices=sorted(PRESETS), help="marsh: the settings of Marsh, 256 tokens with them"
     )
@@ -168,7 +170,8 @@ def main(argv: list[str] | None = None) -> int:
     questions, validation = start.questions, start.validation
 
     trained = [parameter for parameter in start.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    fused = accelerator.device.type == "cuda" or None  # one kernel for all weights; on a CPU PyTorch's own choice
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=fused)
     global_batch_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step
     steps_per_epoch = math.ceil(len(questions) / global_batch_size)
     num_steps = settings.epochs * steps_per_epoch
@@ -176,13 +179,10 @@ def main(argv: list[str] | None = None) -> int:
     scorer, optimizer, schedule = accelerator.prepare(PackedScorer(start.model), optimizer, schedule)
     plain_scorer = accelerator.unwrap_model(scorer)
 
-    encoded = [item.encoded for item in questions]
-    shortest = min(encoded, key=lambda item: item.num_tokens)
-    difference = check_packed_pass(plain_scorer, shortest, accelerator.device, precision)
-    accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {precision}")
-    if recipe.needs_reference:
-        reference = reference_logprobs(plain_scorer, encoded, accelerator, start.loaded.weights_sha256, precision)
-        questions = [replace(item, reference=known) for item, known in zip(questions, reference, strict=True)]
+    difference, checked_in = check_packed_pass(plain_scorer, [item.encoded for item in questions], accelerator.device)
+    accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {checked_in}")
+    template = start.prompt.template
+    questions = with_reference(questions, recipe, start.loaded, plain_scorer, template, accelerator, precision)
 
     identity = start.identity | {"num_processes": accelerator.num_processes, "precision": precision}
     record = open_run(folder, vars(settings), identity, resume=resume) if accelerator.is_main_process else None
@@ -201,18 +201,17 @@ def main(argv: list[str] | None = None) -> int:
         batch = GlobalBatch([questions[index] for index in drawn], step, epoch)
         learning_rate = schedule.get_last_lr()[0]
         sums = backward(scorer, batch, settings.batch_size, recipe, accelerator)
-        grad_norm = accelerator.clip_grad_norm_(trained, MAX_GRAD_NORM).item()
-        if not math.isfinite(grad_norm):
-            raise not_finite(step, "gradient", (item.encoded.question.id for item in batch.questions))
+        grad_norm = accelerator.clip_grad_norm_(trained, MAX_GRAD_NORM)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
 
-        means, speed = step_means(accelerator.reduce(sums), recipe.objective, time.perf_counter() - began)
+        totals = read_step(sums, grad_norm, interrupted.is_set(), batch, accelerator)
+        means, speed = step_means(totals, recipe.objective, time.perf_counter() - began)
         show(bar, step, means)
         if log:
             memory = peak_memory_gb(accelerator.device)
-            values = means | {"grad_norm": grad_norm, "learning_rate": learning_rate} | speed
+            values = means | {"grad_norm": totals["grad_norm"], "learning_rate": learning_rate} | speed
             log.write(step=step, epoch=epoch, **values, peak_memory_gb=memory)
 
         end_of_epoch = position == steps_per_epoch - 1
@@ -221,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
             bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {len(validation)}")
             if log:
                 log.write(step=step, epoch=epoch, validation_accuracy=accuracy)
-        stop = bool(accelerator.reduce(torch.tensor(float(interrupted.is_set()), device=accelerator.device)))
+        stop = totals["interrupted"] > 0
         if end_of_epoch or stop or (step + 1) % settings.save_every == 0:
             checkpoints.save(step + 1, metrics_bytes=log.size if log else 0)
         if stop:
@@ -262,12 +261,12 @@ def load(settings: argparse.Namespace, recipe: Recipe, precision: str, accelerat
     prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
     identity = {"base_model": loaded.model.name_or_path, "base_sha256": loaded.weights_sha256}
     questions, report, written_sha256 = prepare_questions(train, loaded, prompt, recipe, accelerator)
-    accelerator.print("\n".join(report))
+    checkpointing, said = pick_checkpointing(
+        vars(settings), loaded.model, questions, recipe.sampling, accelerator.device
+    )
+    accelerator.print("\n".join(report + said))
     encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
-    check_family(loaded.model, max(item.num_tokens for item in (*(q.encoded for q in questions), *encoded_validation)))
-
-    on_gpu = accelerator.device.type == "cuda"
-    checkpointing = on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing
+    check_family(loaded.model, [*(item.encoded for item in questions), *encoded_validation], prompt.max_length)
     model = make_policy(
         loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
     )
@@ -306,7 +305,7 @@ def show(bar: tqdm, step: int, means: dict[str, float]) -> None:
 
 def accuracy_of(scorer: PackedScorer, encoded: list[EncodedQuestion], accelerator: Accelerator) -> float:
     """The share of questions whose candidate of highest log-prob is the right one."""
-    logprobs = score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="validation")
+    logprobs = score_questions(scorer, encoded, accelerator, description="validation")
     return is_correct(Scored(encoded, logprobs).predictions("sum")).mean()
 
 

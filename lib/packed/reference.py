@@ -5,16 +5,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
+import peft
 import torch
+import transformers
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lib.packed.inference import SCORING_BATCH_SIZE, score_questions
+from lib.packed.inference import score_questions
 from lib.packed.scoring import PackedScorer
-from lib.paths import CACHE_DIR, atomic_file
+from lib.paths import CACHE_DIR, atomic_file, source_sha256
 from lib.questions.prompt import EncodedQuestion
 
 
@@ -24,14 +27,18 @@ def reference_logprobs(
     accelerator: Accelerator,
     weights_sha256: str,
     precision: str,
+    batch_size: int | None = None,
 ) -> list[list[float]]:
     """Reference log-probs of all candidates of every question, from the cache where the same were computed before.
 
     A scorer without an adapter must still hold the reference's weights, those of `weights_sha256`.
-    The key covers the weights, the packed ids, the precision and the layout (in bf16 a log-prob moves with what is
-    packed beside it), so a stale cache is never used.
+    The key covers the weights, the model's configuration (its rotary base is no weight), the packed ids, the precision,
+    the batches (in bf16 a log-prob moves with what is packed beside it), the libraries and this wing's own code, so a
+    stale cache is never used.
     """
-    layout = [precision, accelerator.device.type, torch.__version__, SCORING_BATCH_SIZE]
+    layout = [precision, accelerator.device.type, batch_size, scorer.causal_lm.config.to_json_string()]
+    layout += [torch.__version__, transformers.__version__, peft.__version__]
+    layout.append(source_sha256(*sorted(map(str, Path(__file__).parent.glob("*.py")))))
     path = CACHE_DIR / "reference" / f"{cache_key(weights_sha256, encoded, layout)}.safetensors"
     counts = [len(item.ending_ids) for item in encoded]
     try:
@@ -43,7 +50,7 @@ def reference_logprobs(
         return [values.tolist() for values in flat.split(counts)]
     model = scorer.model
     with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-        logprobs = score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="reference")
+        logprobs = score_questions(scorer, encoded, accelerator, description="reference", batch_size=batch_size)
     if accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:

@@ -1,13 +1,19 @@
-"""From the questions of a file to those that training visits: rewards, self-negatives, what is dropped, a report."""
+"""From the questions of a file to those that training visits: rewards, self-negatives, what is dropped, a report; and
+what the reference says of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from accelerate import Accelerator
 
 from lib.errors import InputError
 from lib.models.loading import LoadedModel
+from lib.packed.inference import Logprobs
+from lib.packed.neutral import neutral_logprobs
+from lib.packed.reference import reference_logprobs
+from lib.packed.scoring import PackedScorer
 from lib.questions.data import Dataset
-from lib.questions.prompt import PromptConfig, encode_questions, report_encoding
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, report_encoding
 from lib.training.negatives import TrainingQuestion, training_questions
 from lib.training.recipe import Recipe, report_candidates
 from lib.training.rewards import similarity_rewards
@@ -43,3 +49,30 @@ def prepare_questions(
     report += report_encoding(train, encoded) + written_report
     report += [f"  dropped: {number} {what}" for what, number in dropped.items()]
     return questions, report + report_candidates(questions, recipe), sha256
+
+
+def with_reference(
+    questions: Sequence[TrainingQuestion],
+    recipe: Recipe,
+    loaded: LoadedModel,
+    scorer: PackedScorer,
+    template: str,
+    accelerator: Accelerator,
+    precision: str,
+) -> list[TrainingQuestion]:
+    """The questions with what `recipe` asks of the reference, the model of `scorer` before its first step."""
+
+    def score(encoded: Sequence[EncodedQuestion]) -> Logprobs:
+        return reference_logprobs(scorer, encoded, accelerator, loaded.weights_sha256, precision)
+
+    if not recipe.needs_reference:
+        return list(questions)
+    encoded = [item.encoded for item in questions]
+    known = [replace(item, reference=own) for item, own in zip(questions, score(encoded), strict=True)]
+    if recipe.needs_pmi:
+        neutral = neutral_logprobs(encoded, loaded.tokenizer, template, score)
+        known = [
+            replace(item, pmi=[one - other for one, other in zip(item.reference, own, strict=True)])
+            for item, own in zip(known, neutral, strict=True)
+        ]
+    return known
