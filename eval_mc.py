@@ -3,6 +3,7 @@
 python eval_mc.py --split test                                   the newest run, on CaseHOLD from the hub
 python eval_mc.py --split test --model Qwen/Qwen2.5-0.5B         an untuned model
 python eval_mc.py --split test --data DIR --output predictions.jsonl
+python eval_mc.py --model demo --contract runs/mine              an untuned model under the prompt of a run
 python eval_mc.py --model model.onnx --score all --report report report/report.html shows every question
 python eval_mc.py --compare A.jsonl B.jsonl                      is B better than A?
 """
@@ -19,9 +20,10 @@ from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scorers import ModelScorer
 from lib.evaluation.scores import SCORES, Scored
 from lib.evaluation.summary import headline, score_table, summarise
+from lib.export.contract import read_contract
 from lib.models.device import describe_device
 from lib.models.loading import pick_precision
-from lib.packed.inference import SCORING_BATCH_SIZE, start_accelerator
+from lib.packed.inference import start_accelerator
 from lib.questions.data import Dataset, has_validation, load_split
 from lib.questions.prompt import PromptConfig, encode_questions, report_encoding
 
@@ -40,7 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", default="runs/latest", help="run, merged or base model folder, hub name, model.onnx, or demo"
     )
     model.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
-    model.add_argument("--batch-size", type=positive_int, default=SCORING_BATCH_SIZE, help="questions at once")
+    base = "model that the run was trained on, where it has moved; checked by its hash"
+    model.add_argument("--base", metavar="MODEL", help=base)
+    contract = "run, model.onnx or prompt.json whose prompt contract to score under (default: the model's own)"
+    model.add_argument("--contract", metavar="RUN", help=contract)
+    at_once = "questions at once (default: as many as the device takes well)"
+    model.add_argument("--batch-size", type=positive_int, help=at_once)
 
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument(
@@ -97,8 +104,8 @@ def evaluate(args: argparse.Namespace) -> None:
     accelerator = start_accelerator(precision)
     accelerator.print(describe_device(accelerator.device))
     data = load(args, args.split)
-    model = ModelScorer(args.model, accelerator, precision, args.batch_size)
-    prompt = prompt_config(model, data.default_template, args.end_token)
+    model = ModelScorer(args.model, accelerator, precision, args.batch_size, args.base)
+    prompt = prompt_config(args, model, data.default_template)
     scored = score(args, model, data, prompt, per_token=args.report is not None)
     validation = None
     if args.score == "all" and args.split == "validation":
@@ -107,10 +114,13 @@ def evaluate(args: argparse.Namespace) -> None:
         validation = score(args, model, load(args, "validation"), prompt)
     if not accelerator.is_main_process:
         return
-    print("\n".join([f"model: {describe(args.model)}", *report_encoding(data, scored.encoded), ""]))
+    said = [f"model: {describe(args.model)}"]
+    if model.prompt not in (None, prompt):
+        said.append(f"note: it was trained with {model.prompt}; here it is {prompt}")
+    print("\n".join([*said, *report_encoding(data, scored.encoded), ""]))
     chosen, table = score_table(scored, validation) if args.score == "all" else (args.score, [])
     records = scored.predictions(chosen)
-    summary = summarise(data, scored, records)
+    summary = summarise(data, scored, records, model.trained_on)
     print("\n".join([*table, *([""] if table else []), *headline(summary)]))
     if args.output:
         write_outputs(args, scored, records)
@@ -124,12 +134,14 @@ def load(args: argparse.Namespace, split: str) -> Dataset:
     return load_split(args.data, split, limit=args.limit, strict=args.strict, candidates_file=args.candidates)
 
 
-def prompt_config(model: ModelScorer, default_template: str, end_token: bool | None) -> PromptConfig:
-    """The prompt contract the model was trained with, or the default one for a base model; a flag changes the end."""
-    config = model.prompt or PromptConfig(default_template)
-    if end_token and model.tokenizer.eos_token_id is None:
-        raise InputError("--end-token: the model was exported without an end-of-text token; leave the flag out")
-    return config if end_token is None else replace(config, end_token=end_token)
+def prompt_config(args: argparse.Namespace, model: ModelScorer, default_template: str) -> PromptConfig:
+    """The prompt contract of --contract, else the one the model was trained with, else the default one; a flag changes
+    the end."""
+    config = read_contract(args.contract) if args.contract else model.prompt or PromptConfig(default_template)
+    config = config if args.end_token is None else replace(config, end_token=args.end_token)
+    if config.end_token and model.tokenizer.eos_token_id is None:
+        raise InputError("the model was exported without an end-of-text token; leave --end-token and --contract out")
+    return config
 
 
 def score(
@@ -138,7 +150,7 @@ def score(
     """What the asked score needs of the model; a base model has no reference, so `all` goes without the reward."""
     return model.score(
         encode_questions(data.questions, model.tokenizer, prompt),
-        prompt.template,
+        prompt,
         neutral=args.score in ("pmi", "all"),
         reference=args.score == "reward" or (args.score == "all" and model.has_reference),
         per_token=per_token,

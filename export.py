@@ -1,7 +1,7 @@
 """Export a model to ONNX: the packed scoring graph that ./cpp_scorer/score runs, or the standard decoder.
 
 python export.py                                                 the newest run, to model.onnx
-python export.py --model Qwen/Qwen2.5-0.5B --output base.onnx    an untuned model, as a --reference for the scorer
+python export.py --model Qwen/Qwen2.5-0.5B --contract runs/mine --output base.onnx    a --reference for the scorer
 python export.py --quantize int8 --output model.int8.onnx        a third of the size, faster, nearly the same
 python export.py --format causal-lm --output decoder             a folder that ORTModelForCausalLM loads
 """
@@ -24,6 +24,7 @@ from lib.export.check import (
     largest_difference,
     write_golden,
 )
+from lib.export.contract import read_contract
 from lib.export.files import (
     FORMAT_VERSION,
     TOKENIZER_FILE,
@@ -51,6 +52,10 @@ SLOW_CHECK_QUESTIONS = 4  # for the checks that run the model once more: the ada
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("--model", default="runs/latest", help="run, merged or base model folder, hub name, or demo")
+    base = "model that the run was trained on, where it has moved; checked by its hash"
+    parser.add_argument("--base", metavar="MODEL", help=base)
+    contract = "run, model.onnx or prompt.json whose prompt contract to export with (default: the model's own)"
+    parser.add_argument("--contract", metavar="RUN", help=contract)
     parser.add_argument("--output", type=Path, help="NAME.onnx, or the folder of a causal-lm (default: model.onnx)")
     parser.add_argument("--format", choices=("scorer", "causal-lm"), default="scorer", help="which graph")
     parser.add_argument("--quantize", choices=("none", "int8"), default="none", help="int8 weights, int8 products")
@@ -79,15 +84,18 @@ def main(argv: list[str] | None = None) -> int:
         if folder.exists():
             raise InputError(f"{folder}: exists already; name a new folder")
 
-    loaded = load_model(args.model, torch.float32)
+    contract = read_contract(args.contract) if args.contract else None
+    loaded = load_model(args.model, torch.float32, base=args.base)
+    if args.base and not isinstance(loaded.model, PeftModel):
+        raise InputError(f"--base {args.base}: {args.model} has no adapter, so it needs no base; leave the flag out")
     newest = f" ({Path(args.model).resolve().name})" if args.model == "runs/latest" else ""
     print(f"model: {args.model}{newest}")
     print(describe_device(loaded.model.device))
-    prompt, encoded = load_questions(args, loaded)
-    check_family(loaded.model, max(item.num_tokens for item in encoded))
+    prompt, encoded = load_questions(args, loaded, contract)
+    check_family(loaded.model, encoded, prompt.max_length)
     with torch.no_grad():
         merge_adapter(loaded, encoded[:SLOW_CHECK_QUESTIONS])
-        check_packed_pass(PackedScorer(loaded.model), encoded[0], "cpu", "fp32")
+        check_packed_pass(PackedScorer(loaded.model), encoded, "cpu")
         export = export_decoder if args.format == "causal-lm" else export_scorer
         export(args, loaded, prompt, encoded)
         if args.merged_dir:
@@ -97,14 +105,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def load_questions(args, loaded: LoadedModel) -> tuple[PromptConfig, list[EncodedQuestion]]:
-    """The prompt contract (of training, else the default) and the questions to check with. Without --data they are
-    those of the run: a run has a validation split."""
+def load_questions(
+    args, loaded: LoadedModel, contract: PromptConfig | None
+) -> tuple[PromptConfig, list[EncodedQuestion]]:
+    """The prompt contract (`contract`, else of training, else the default) and the questions to check with. Without
+    --data they are those of the run: a run has a validation split."""
     trained = loaded.training.get("settings", {})
     source = args.data or trained.get("data") or ("demo" if args.model == "demo" else "casehold")
     candidates = args.candidates or (None if args.data else trained.get("candidates"))
     data = load_split(source, "validation", limit=args.limit, candidates_file=candidates)
-    prompt = loaded.prompt or PromptConfig(data.default_template)
+    prompt = contract or loaded.prompt or PromptConfig(data.default_template)
+    if loaded.prompt not in (None, prompt):
+        print(f"note: it was trained with {loaded.prompt}; here it is {prompt}")
     encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
     print("\n".join(report_encoding(data, encoded)))
     return prompt, encoded
@@ -162,6 +174,7 @@ def metadata(loaded: LoadedModel, prompt: PromptConfig, tokenizer_file: Path) ->
         "template": prompt.template,
         "max_length": str(prompt.max_length),
         "end_token": loaded.tokenizer.eos_token if prompt.end_token else "",
+        "contract": prompt.digest,
         "end_token_id": str(loaded.tokenizer.eos_token_id if prompt.end_token else -1),
         "base_model": training["settings"]["model"] if training else loaded.source,
         "training": json.dumps(training, ensure_ascii=False),

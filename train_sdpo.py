@@ -10,10 +10,11 @@ python train_sdpo.py --resume                                    go on with the 
 
 import argparse
 import math
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
@@ -41,20 +42,22 @@ from lib.models.claim import claim_run
 from lib.models.device import describe_device
 from lib.models.loading import DTYPES, LoadedModel, load_model, make_policy, pick_precision
 from lib.models.runs import finish_run, open_run, resumed_settings
-from lib.packed.inference import SCORING_BATCH_SIZE, score_questions, start_accelerator
+from lib.packed.inference import score_questions, start_accelerator
 from lib.packed.onednn_layers import use_onednn
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass
 from lib.questions.data import load_split
 from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.training.batches import GlobalBatch
 from lib.training.journal import Journal
 from lib.training.losses import LOSSES, LossOptions
+from lib.training.memory import pick_checkpointing
 from lib.training.negatives import NEGATIVES, TrainingQuestion, epoch_order
-from lib.training.preparation import prepare_questions
+from lib.training.preparation import prepare_questions, with_reference
 from lib.training.recipe import Recipe, make_recipe, num_negatives, without_effect
 from lib.training.rewards import REWARDS
-from lib.training.step import GlobalBatch, backward, not_finite, step_means
+from lib.training.step import backward, read_step, step_means
 
 # Marsh states none of these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
@@ -110,9 +113,9 @@ def add_objective_flags(objective) -> None:
 def add_negatives_flags(negatives) -> None:
     add = negatives.add_argument
     add("--num-neg", type=positive_int, default=4, help="negatives drawn a question and epoch")
-    kinds = "hard: the likelier under the reference; lowest: those of lowest reward"
+    kinds = "hard: those of higher pmi under the reference; lowest: those of lowest reward"
     add("--negatives", choices=NEGATIVES, default="random", help=kinds)
-    odds = "odds of a hard negative are exp(log-prob / this): low draws the likeliest, high draws at random"
+    odds = "odds of a hard negative are exp(pmi / this): low draws the highest, high draws at random"
     add("--hard-temperature", type=positive_float, default=10.0, help=odds)
     own = "endings that the starting model writes for each prompt, to join the negatives"
     add("--self-negatives", type=nonnegative_int, default=0, metavar="N", help=own)
@@ -129,7 +132,8 @@ def add_training_flags(model, training) -> None:
     training.add_argument("--learning-rate", type=positive_float, default=5e-5, help="of AdamW, at its highest")
     training.add_argument("--seed", type=int, default=0, help="of adapter, dropout, order and negatives")
     training.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
-    training.add_argument("--grad-checkpointing", action=SWITCH, help="less memory, more time (default: on a GPU)")
+    checkpointing = "less memory, more time (default: where a GPU's memory asks for it)"
+    training.add_argument("--grad-checkpointing", action=SWITCH, help=checkpointing)
     training.add_argument(
         "--preset", choices=sorted(PRESETS), help="marsh: the settings of Marsh, 256 tokens with them"
     )
@@ -179,7 +183,8 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     questions, validation = start.questions, start.validation
 
     trained = [parameter for parameter in start.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    fused = accelerator.device.type == "cuda" or None  # one kernel for all weights; on a CPU PyTorch's own choice
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=fused)
     global_batch_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step
     steps_per_epoch = math.ceil(len(questions) / global_batch_size)
     num_steps = settings.epochs * steps_per_epoch
@@ -187,15 +192,18 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     scorer, optimizer, schedule = accelerator.prepare(PackedScorer(start.model), optimizer, schedule)
     plain_scorer = accelerator.unwrap_model(scorer)
 
-    encoded = [item.encoded for item in questions]
-    shortest = min(encoded, key=lambda item: item.num_tokens)
-    difference = check_packed_pass(plain_scorer, shortest, accelerator.device, precision)
-    accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {precision}")
+    difference, checked_in = check_packed_pass(plain_scorer, [item.encoded for item in questions], accelerator.device)
+    accelerator.print(f"self-check: packed and unpacked log-probs agree to {difference:.1e} in {checked_in}")
     identity = start.identity | {"num_processes": accelerator.num_processes, "precision": precision}
     record = open_run(folder, vars(settings), identity, resume=resume) if accelerator.is_main_process else None
-    if recipe.needs_reference:
-        reference = reference_logprobs(plain_scorer, encoded, accelerator, start.loaded.weights_sha256, precision)
-        questions = [replace(item, reference=known) for item, known in zip(questions, reference, strict=True)]
+    score = partial(
+        reference_logprobs,
+        plain_scorer,
+        accelerator=accelerator,
+        weights_sha256=start.loaded.weights_sha256,
+        precision=precision,
+    )
+    questions = with_reference(questions, recipe, start.loaded.tokenizer, start.prompt.template, score)
 
     if accelerator.process_index:  # dropout of its own; the first process keeps that of a run alone
         torch.manual_seed(settings.seed + accelerator.process_index)
@@ -212,27 +220,25 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         batch = GlobalBatch([questions[index] for index in drawn], step, epoch)
         learning_rate = schedule.get_last_lr()[0]
         sums = backward(scorer, batch, settings.batch_size, recipe, accelerator)
-        grad_norm = accelerator.clip_grad_norm_(trained, MAX_GRAD_NORM).item()
-        if not math.isfinite(grad_norm):
-            raise not_finite(step, "gradient", (item.encoded.question.id for item in batch.questions))
+        grad_norm = accelerator.clip_grad_norm_(trained, MAX_GRAD_NORM)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
 
-        means, speed = step_means(accelerator.reduce(sums), recipe.objective, time.perf_counter() - began)
-        journal.step(step, epoch, means, grad_norm=grad_norm, learning_rate=learning_rate, **speed)
+        totals = read_step(sums, grad_norm, bool(request.signum), batch, accelerator)
+        means, speed = step_means(totals, recipe.objective, time.perf_counter() - began)
+        journal.step(step, epoch, means, grad_norm=totals["grad_norm"], learning_rate=learning_rate, **speed)
         end_of_epoch = position == steps_per_epoch - 1
         if end_of_epoch:
             accuracy = accuracy_of(plain_scorer, validation, accelerator)
             journal.validation(step, epoch, accuracy, len(validation))
-        # A signal may reach some processes alone.
-        signum = int(accelerator.gather(torch.tensor([request.signum], device=accelerator.device)).max())
-        if end_of_epoch or signum or (step + 1) % settings.save_every == 0:
+        stopped = totals["interrupted"] > 0  # a signal may reach some processes alone
+        if end_of_epoch or stopped or (step + 1) % settings.save_every == 0:
             checkpoints.save(step + 1, metrics_bytes=journal.metrics_bytes)
-        if signum:
+        if stopped:
             journal.close()
             accelerator.print(f"stopped after step {step}; go on: python train_sdpo.py --resume --output {folder}")
-            return 128 + signum
+            return 128 + (request.signum or signal.SIGINT)
     journal.close()
 
     if accelerator.is_main_process:
@@ -273,12 +279,12 @@ def load(settings: argparse.Namespace, recipe: Recipe, precision: str, accelerat
     prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
     identity = {"base_model": loaded.model.name_or_path, "base_sha256": loaded.weights_sha256}
     questions, report, written_sha256 = prepare_questions(train, loaded, prompt, recipe, accelerator)
-    accelerator.print("\n".join(report))
+    checkpointing, said = pick_checkpointing(
+        vars(settings), loaded.model, questions, recipe.sampling, accelerator.device
+    )
+    accelerator.print("\n".join(report + said))
     encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
-    check_family(loaded.model, max(item.num_tokens for item in (*(q.encoded for q in questions), *encoded_validation)))
-
-    on_gpu = accelerator.device.type == "cuda"
-    checkpointing = on_gpu if settings.grad_checkpointing is None else settings.grad_checkpointing
+    check_family(loaded.model, [*(item.encoded for item in questions), *encoded_validation], prompt.max_length)
     model = make_policy(
         loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
     )
@@ -290,7 +296,7 @@ def load(settings: argparse.Namespace, recipe: Recipe, precision: str, accelerat
 
 def accuracy_of(scorer: PackedScorer, encoded: list[EncodedQuestion], accelerator: Accelerator) -> float:
     """The share of questions whose candidate of highest log-prob is the right one."""
-    logprobs = score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="validation")
+    logprobs = score_questions(scorer, encoded, accelerator, description="validation")
     return is_correct(Scored(encoded, logprobs).predictions("sum")).mean()
 
 

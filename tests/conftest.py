@@ -6,10 +6,13 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -153,6 +156,16 @@ def export(tmp_path_factory, data_folder):
 @pytest.fixture(scope="session")
 def onnx_model(export, model_folder) -> Path:
     return export(model_folder)
+
+
+@contextmanager
+def precision_of_its_own() -> Iterator[None]:
+    """accelerate keeps the precision of a process, as one command has one: within this it may be another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def build_scorer(*flags: str) -> None:

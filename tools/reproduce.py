@@ -178,27 +178,29 @@ class Reproduction:
             return outcomes(sweep, variations)
 
     def ship(self, name: str, score: str) -> list[Shipped]:
-        """The chosen run and its untuned base on the test questions, in PyTorch; and the run exported and in C++."""
+        """The chosen run and its untuned base, under the run's prompt, on the test questions, in PyTorch; and the run
+        exported and in C++."""
         folder, run = self.output / "best", self.output / "variations" / "runs" / name
         folder.mkdir(exist_ok=True)
         test, data = self.output / "questions" / "test.jsonl", self.output / "questions"
         untuned_score = "sum" if score == "reward" else score
+        untuned = ["--model", self.model, "--contract", run]
         made = [
-            ("untuned", self.model, untuned_score, folder / "untuned.jsonl"),
-            ("tuned, PyTorch", run, score, folder / "tuned.jsonl"),
+            ("untuned", untuned, untuned_score, folder / "untuned.jsonl"),
+            ("tuned, PyTorch", ["--model", run], score, folder / "tuned.jsonl"),
         ]
         for _, model, by, path in made:
             if not path.exists():
-                self.script("eval_mc.py", "--data", data, "--model", model, "--score", by, "--output", path)
+                self.script("eval_mc.py", "--data", data, *model, "--score", by, "--output", path)
         rows = [Shipped(title, path) for title, _, _, path in made]
         self.program("tools/build_scorer.sh", ROOT / "tools" / "build_scorer.sh")
         for form in ("none", "int8"):
             paths = {}
-            for source, model in (("tuned", run), ("base", self.model)):
+            for source, model in (("tuned", ["--model", run]), ("base", untuned)):
                 paths[source] = folder / f"{source}.{form}.onnx"
                 if not paths[source].exists() and (source == "tuned" or score == "reward"):
                     flags = ["--data", data, "--output", paths[source], "--quantize", form]
-                    self.script("export.py", "--model", model, *flags)
+                    self.script("export.py", *model, *flags)
             by = ["--reference", paths["base"]] if score == "reward" else ["--score", score]
             predictions = folder / f"cpp.{form}.jsonl"
             flags = ["--model", paths["tuned"], "--input", test, *by, "--output", predictions]

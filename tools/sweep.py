@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,9 +26,12 @@ from lib.experiments.results import collect
 from lib.experiments.sweep import UNTUNED, Sweep
 from lib.models.runs import read_metrics
 from lib.paths import atomic_file
+from lib.questions.data import load_split
+from lib.questions.prompt import PromptConfig
 from lib.training.losses import LOSSES
 
-SHARED = ("model", "data", "epochs", "batch_size", "learning_rate", "lora_r", "limit")
+SHARED = ("model", "data", "candidates", "limit", "template", "max_length")
+SHARED += ("epochs", "batch_size", "learning_rate", "lora_r")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,7 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
     shared = parser.add_argument_group("every run (what is not given is train_sdpo.py's default)").add_argument
     shared("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
     shared("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    shared("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     shared("--limit", type=positive_int, help="only the first N questions of each split")
+    shared("--template", help="prompt template")
+    shared("--max-length", type=positive_int, help="tokens of prompt and longest candidate; the papers': 256")
     shared("--epochs", type=positive_int, help="passes over the questions")
     shared("--batch-size", type=positive_int, help="questions at once")
     shared("--learning-rate", type=positive_float, help="of AdamW, at its highest")
@@ -66,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     num_threads = None if args.jobs == 1 else max(1, (os.cpu_count() or 1) // args.jobs)
     settings = {name: getattr(args, name) for name in SHARED}
     with Sweep(args.output, settings, num_threads, score=args.score) as sweep:
+        write_contract(args)
         try:
             sweep.perform(runs, args.jobs)
         except KeyboardInterrupt:
@@ -76,13 +84,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def write_contract(args: argparse.Namespace) -> None:
+    """The prompt contract of the runs, for the untuned model, which has none of its own."""
+    if args.template or args.max_length:
+        data = load_split(args.data, "validation", limit=1, candidates_file=args.candidates)
+        contract = PromptConfig(args.template or data.default_template)
+        replace(contract, max_length=args.max_length or contract.max_length).save(args.output)
+
+
 def write_sweep_report(sweep: Sweep, runs: list[Run]) -> None:
     """report.json, the figures, and report.md last, each of them whole."""
     report = collect(sweep, runs)
     if models := example_models(sweep, runs):
         from lib.experiments.examples import make_examples
 
-        report["examples"] = make_examples(models, sweep.settings["data"])
+        report["examples"] = make_examples(models, sweep.settings["data"], sweep.settings["candidates"])
     figures = draw_sweep(report, {run.name: read_metrics(sweep.run_folder(run.name)) for run in runs}, sweep.folder)
     for name, text in (
         ("report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"),

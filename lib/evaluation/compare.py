@@ -50,6 +50,19 @@ def read_aligned(paths: Sequence[Path]) -> tuple[list[list[dict]], list[str]]:
     return [[records[name] for name in kept] for records, _ in read], left_out
 
 
+def contracts(paths: Sequence[Path], records: Sequence[Sequence[dict]]) -> list[str]:
+    """What a reader must know of the prompt contracts that the files' lines name: nothing where all name the same."""
+    named = [sorted({row.get("contract", "") for row in rows}) for rows in records]
+    distinct = {digest for digests in named for digest in digests}
+    if len(distinct) == 1:
+        return []
+    note = "note: not every file names its prompt contract, so that it may be another"
+    if len(distinct - {""}) > 1:
+        note = "warning: these answers stand under different prompt contracts: they differ by more than the model"
+    shown = [", ".join(digest or "none named" for digest in digests) for digests in named]
+    return [note, *(f"  {letter}  {own}  {path}" for letter, own, path in zip(LETTERS, shown, paths, strict=False))]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """difference: accuracy of B less accuracy of A, with its paired 95 % bootstrap interval. p_value: exact McNemar."""
@@ -123,6 +136,7 @@ def comparison_report(paths: Sequence[Path], records: Sequence[Sequence[dict]]) 
         correct = is_correct(rows)
         low_high = percent_interval(wilson_interval(int(correct.sum()), len(correct)))
         lines.append(f"  {letter}  {correct.mean():.2%} {low_high}  {path} ({rows[0]['score']})")
+    lines += contracts(paths, records)
     if len(paths) > 2:
         lines.append(f"{len(paths) - 1} comparisons with A; their p-values are not corrected for that number")
     for letter, other in zip(LETTERS[1:], records[1:], strict=False):

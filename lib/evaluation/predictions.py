@@ -1,4 +1,7 @@
-"""Prediction files, the same from eval_mc.py and the C++ scorer: one JSON line a question."""
+"""Prediction files, the same from eval_mc.py and the C++ scorer: one JSON line a question.
+
+Each line names its prompt contract by a digest, rather than a header or a file beside it: lines stay what they are in a
+pipe, after `head`, or put together, and a reader that knows no such field passes over it."""
 
 import json
 import sys
@@ -66,6 +69,8 @@ def _check(where: str, row: dict) -> None:
             fail(where, field, f"{row[field]!r:.60} names none of the {count} candidates (0 to {count - 1})")
     if not _is_integer(row["truncated"]) or row["truncated"] < 0:
         fail(where, "truncated", f"{row['truncated']!r:.60} is not a count of tokens")
+    if not isinstance(row.get("contract", ""), str):
+        fail(where, "contract", f"{row['contract']!r:.60} is not a string")
     if row["score"] not in SCORES:
         fail(where, "score", f"{row['score']!r:.60} is none of {', '.join(SCORES)}")
     lacking = {"pmi": "neutral_logprobs", "reward": "reference_logprobs"}.get(row["score"])

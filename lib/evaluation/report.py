@@ -122,6 +122,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     """The metrics and baselines as (name, value) in words."""
     metrics, right = summary.metrics, summary.metrics.right_margin
     facts = [
+        *(("warning", text) for text in summary.warnings),
         (f"accuracy ({summary.score})", f"{metrics.accuracy:.2%}, {metrics.correct} of {metrics.total}"),
         ("95 % interval, Wilson", percent_interval(metrics.wilson)),
         ("95 % interval, bootstrap", percent_interval(metrics.bootstrap)),

@@ -13,33 +13,47 @@ from lib.errors import InputError
 from lib.evaluation.scores import Scored
 from lib.models.loading import DTYPES, load_model, weights_sha256
 from lib.packed.inference import Logprobs, score_questions
+from lib.packed.neutral import neutral_logprobs
 from lib.packed.onednn_layers import use_onednn
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family
-from lib.questions.data import Question
-from lib.questions.prompt import EncodedQuestion, neutral_prompt
-
-NEUTRAL_TOKENS = 256  # of the endings that share one neutral prompt: rows of one length, so that padding costs little
+from lib.questions.prompt import EncodedQuestion, PromptConfig
 
 
 class ModelScorer:
-    """tokenizer, and `prompt`: the contract the model was trained or exported with, None for a plain base model."""
+    """tokenizer, and `prompt`: the contract the model was trained or exported with, None for a plain base model.
+    `trained_on`: SHA-256 of the data that it was trained on, as far as its own record says."""
 
-    def __init__(self, source: str, accelerator: Accelerator, precision: str, batch_size: int):
-        """Raises InputError, in one line, for whatever cannot be found, read, or scored."""
-        self.accelerator, self.precision, self.batch_size = accelerator, precision, batch_size
+    def __init__(
+        self,
+        source: str,
+        accelerator: Accelerator,
+        precision: str,
+        batch_size: int | None = None,
+        base: str | None = None,
+    ):
+        """batch_size: questions at once, None for as many as the device takes. base: the model that a run was trained
+        on, where it no longer lies where it did.
+
+        Raises InputError, in one line, for whatever cannot be found, read, or scored."""
+        self.accelerator, self.precision, self.batch_size, self.base = accelerator, precision, batch_size, base
         self.causal_lm, self.training = None, {}
         if source.endswith(".onnx"):
             # Imported only here: training machines may lack onnxruntime.
+            from lib.export.files import contract_in
             from lib.export.session import open_export
 
-            self.scorer, self.tokenizer, self.prompt = open_export(Path(source))
+            self.scorer, self.tokenizer, metadata = open_export(Path(source))
+            self.prompt = contract_in(metadata)
+            self.trained_on = frozenset(filter(None, [metadata["data_sha256"]]))
         else:
-            loaded = load_model(source, DTYPES[precision])
+            loaded = load_model(source, DTYPES[precision], base=base)
             self.tokenizer, self.prompt, self.training = loaded.tokenizer, loaded.prompt, loaded.training
-            self.causal_lm = loaded.model
+            self.causal_lm, self.trained_on = loaded.model, loaded.trained_on
             self.scorer = self._prepare(loaded.model)
+        if base and not self.has_reference:
+            raise InputError(f"--base {base}: {source} is no run, so it has no base; leave the flag out")
 
     def _prepare(self, causal_lm: nn.Module) -> nn.Module:
         return self.accelerator.prepare_model(PackedScorer(use_onednn(causal_lm)), evaluation_mode=True)
@@ -53,24 +67,25 @@ class ModelScorer:
     def score(
         self,
         encoded: Sequence[EncodedQuestion],
-        template: str,
+        prompt: PromptConfig,
         *,
         neutral: bool,
         reference: bool,
         per_token: bool,
         description: str,
     ) -> Scored:
-        """Every log-prob that is asked for, each question read once under each model."""
+        """Every log-prob that is asked for, each question, encoded by `prompt`, read once under each model."""
         if self.causal_lm is not None:
-            check_family(self.causal_lm, max(item.num_tokens for item in encoded))
+            check_family(self.causal_lm, encoded, prompt.max_length)
         values = self._score(encoded, description, per_token)
         tokens = values if per_token else None
         return Scored(
             encoded,
             logprobs=[[math.fsum(ending) for ending in row] for row in values] if per_token else values,
-            neutral=self._neutral(encoded, template) if neutral else None,
+            neutral=self._neutral(encoded, prompt.template) if neutral else None,
             reference=self._reference(encoded) if reference else None,
             token_logprobs=tokens,
+            contract=prompt.digest,
         )
 
     def _score(self, encoded: Sequence[EncodedQuestion], description: str, per_token: bool = False) -> list[list]:
@@ -78,27 +93,13 @@ class ModelScorer:
             self.scorer,
             encoded,
             self.accelerator,
-            batch_size=self.batch_size,
             description=description,
+            batch_size=self.batch_size,
             per_token=per_token,
         )
 
     def _neutral(self, encoded: Sequence[EncodedQuestion], template: str) -> Logprobs:
-        """Log-probs after the neutral prompt. It is the same for every question, so each ending is read once however
-        often it occurs, and as many as fit share a row."""
-        text = neutral_prompt(template)
-        prompt_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        distinct = sorted({tuple(ids) for item in encoded for ids in item.ending_ids}, key=lambda ids: (len(ids), ids))
-        nobody = Question("", {}, (), (), 0, f"neutral prompt {text!r}")
-        groups: list[list[list[int]]] = [[]]
-        for ids in distinct:
-            if groups[-1] and sum(map(len, groups[-1])) + len(ids) > NEUTRAL_TOKENS:
-                groups.append([])
-            groups[-1].append(list(ids))
-        rows = [EncodedQuestion(nobody, prompt_ids, group, 0, False) for group in groups]
-        values = [value for row in self._score(rows, "neutral prompt") for value in row]
-        of = dict(zip(distinct, values, strict=True))
-        return [[of[tuple(ids)] for ids in item.ending_ids] for item in encoded]
+        return neutral_logprobs(encoded, self.tokenizer, template, lambda rows: self._score(rows, "neutral prompt"))
 
     def _reference(self, encoded: Sequence[EncodedQuestion]) -> Logprobs:
         if not self.has_reference:
@@ -108,12 +109,14 @@ class ModelScorer:
         scorer = self.scorer if isinstance(self.causal_lm, PeftModel) else self._prepare(self._base())
         scorer = self.accelerator.unwrap_model(scorer)
         sha256 = weights_sha256(scorer.causal_lm)
-        return reference_logprobs(scorer, encoded, self.accelerator, weights_sha256=sha256, precision=self.precision)
+        return reference_logprobs(scorer, encoded, self.accelerator, sha256, self.precision, self.batch_size)
 
     def _base(self) -> nn.Module:
-        """The model that a run without an adapter started from."""
-        source = self.training["base_model"]
+        """The model that a run without an adapter started from, in fp32 as the run's own weights are."""
+        source = self.base or self.training["base_model"]
         base = load_model(source, DTYPES["fp32"], merge=True).model
         if weights_sha256(base) != self.training["base_sha256"]:
-            raise InputError(f"{source}: no longer the weights that the run started from; the reward needs them")
-        return base.to(DTYPES[self.precision])
+            raise InputError(
+                f"{source}: not the weights that the run started from; the reward needs those: name them with --base"
+            )
+        return base

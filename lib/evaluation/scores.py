@@ -21,13 +21,15 @@ SCORES = ("sum", "mean", "bytes", "pmi", "reward")
 @dataclass(frozen=True)
 class Scored:
     """What a model said of some questions. `neutral` (after the neutral prompt) and `reference` (under the reference)
-    are there where a score asks for them; `token_logprobs[b][k]` lists those of candidate k's tokens."""
+    are there where a score asks for them; `token_logprobs[b][k]` lists those of candidate k's tokens. `contract`: the
+    digest of the prompt contract."""
 
     encoded: Sequence[EncodedQuestion]
     logprobs: Logprobs
     neutral: Logprobs | None = None
     reference: Logprobs | None = None
     token_logprobs: list[list[list[float]]] | None = None
+    contract: str | None = None
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -52,6 +54,7 @@ class Scored:
                 "tokens": [len(ids) for ids in item.ending_ids],
                 "bytes": [num_bytes(ending) for ending in item.question.endings],
                 "truncated": item.truncated,
+                **({"contract": self.contract} if self.contract else {}),
             }
             records.append(record | {"prediction": choose(score_values(record))})
         return records

@@ -18,22 +18,28 @@ from lib.evaluation.scores import Scored, is_correct
 from lib.questions.baselines import baselines, gold_ranks
 from lib.questions.data import Dataset
 
+TRAINED_ON = "the model was trained on these very questions: its accuracy here says nothing of new ones"
 MAX_PLACES = 12  # candidates listed on the screen, one a line; class names can be hundreds
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one set of predictions: its metrics, the baselines' accuracies, and accuracy in groups by trait."""
+    """Of one set of predictions: its metrics, the baselines' accuracies, and accuracy in groups by trait. warnings:
+    why they may be worth less than they seem."""
 
     score: str
     metrics: Metrics
     baselines: dict[str, float]
     groups: dict[str, list[Group]]
     histogram: list[tuple[int, int, int]]
+    warnings: tuple[str, ...] = ()
 
 
-def summarise(data: Dataset, scored: Scored, records: Sequence[dict]) -> Summary:
-    """`records` are `scored.predictions(...)` on the questions of `data`."""
+def summarise(
+    data: Dataset, scored: Scored, records: Sequence[dict], trained_on: frozenset[str] = frozenset()
+) -> Summary:
+    """`records` are `scored.predictions(...)` on the questions of `data`. trained_on: SHA-256 of the data that the
+    model was trained on."""
     correct = is_correct(records)
     gold_tokens = [len(item.ending_ids[item.question.label]) for item in scored.encoded]
     ranks = gold_ranks(data.questions)
@@ -47,7 +53,9 @@ def summarise(data: Dataset, scored: Scored, records: Sequence[dict]) -> Summary
         "rank of the gold by word overlap": by_rank(ranks, correct),
         "context, cut or whole": by_name(["cut" if item.truncated else "whole" for item in scored.encoded], correct),
     }
-    return Summary(records[0]["score"], compute_metrics(records), baselines(data.questions), groups, histogram(records))
+    warnings = (TRAINED_ON,) if data.sha256 in trained_on else ()
+    metrics, known = compute_metrics(records), baselines(data.questions)
+    return Summary(records[0]["score"], metrics, known, groups, histogram(records), warnings)
 
 
 def headline(summary: Summary) -> list[str]:
@@ -55,6 +63,7 @@ def headline(summary: Summary) -> list[str]:
     metrics = summary.metrics
     right = metrics.right_margin
     lines = [
+        *(f"warning: {text}" for text in summary.warnings),
         f"accuracy ({summary.score}): {metrics.accuracy:.2%} {percent_interval(metrics.wilson)} "
         f"{metrics.correct} of {metrics.total}",
         f"  bootstrap    {percent_interval(metrics.bootstrap)}",
@@ -63,9 +72,9 @@ def headline(summary: Summary) -> list[str]:
         f"  calibration  NLL {metrics.nll:.3f}, Brier {metrics.brier:.3f}, ECE {metrics.ece:.3f}",
         f"  {TARGET_ACCURACY:.0%} right    "
         + (
-            f"on the {right.answered} questions ({right.share:.1%}) with a margin of {right.margin:.3g} or more"
+            f"surely on the {right.answered} questions ({right.share:.1%}) with a margin of {right.margin:.3g} or more"
             if right
-            else "at no margin"
+            else "surely at no margin"
         ),
     ]
     if len(summary.histogram) <= MAX_PLACES:

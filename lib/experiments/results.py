@@ -22,7 +22,10 @@ def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:
 
     Raises InputError where runs or predictions are not of the same model and the same questions.
     """
-    data = {split: load_split(sweep.settings["data"], split, limit=sweep.settings["limit"]) for split in SPLITS}
+    settings, names = sweep.settings, sweep.settings.get("candidates")
+    data = {
+        split: load_split(settings["data"], split, limit=settings["limit"], candidates_file=names) for split in SPLITS
+    }
     records = {run.name: read_run(sweep.run_folder(run.name)) for run in runs}
     first = records[runs[0].name]
     for name, record in records.items():

@@ -22,6 +22,7 @@ from lib.experiments.grid import Run
 from lib.models.runs import RUN_FILE, read_run
 from lib.paths import ROOT, atomic_file, lock
 from lib.progress import progress
+from lib.questions.prompt import PROMPT_FILE
 
 SPLITS = ("validation", "test")
 UNTUNED = "untuned"
@@ -143,7 +144,9 @@ class Sweep:
         self._evaluate(run.name, str(folder))
 
     def _evaluate(self, name: str, model: str) -> None:
-        shared = shared_flags({key: self.settings.get(key) for key in ("data", "limit")})
+        shared = shared_flags({key: self.settings.get(key) for key in ("data", "candidates", "limit")})
+        if name == UNTUNED and (self.folder / PROMPT_FILE).exists():
+            shared += ["--contract", str(self.folder)]
         score = "sum" if name == UNTUNED and self.score == "reward" else self.score
         for split in self.splits:
             if not self._is_evaluated(name, split):

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from lib.errors import InputError
+from lib.questions.prompt import PromptConfig
 
 FORMAT_VERSION = "1"  # of names, inputs and metadata; cpp_scorer/model_info.cpp refuses any other
 TOKENIZER_FILE = "tokenizer.json"
@@ -87,6 +88,21 @@ def read_metadata(path: Path) -> dict[str, str]:
     except Exception as error:  # protobuf's own classes have no common base
         raise InputError(f"{path}: not an ONNX file ({error})") from None
     return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def contract_in(metadata: dict[str, str]) -> PromptConfig:
+    """The prompt contract that a scoring graph's metadata hold."""
+    return PromptConfig(metadata["template"], int(metadata["max_length"]), end_token=bool(metadata["end_token"]))
+
+
+def read_export(path: Path) -> dict[str, str]:
+    """The metadata of a scoring graph; raises InputError where the file is none of this format."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; write it with `python export.py --output {path}`")
+    metadata = read_metadata(path)
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path}: not a scoring graph of format {FORMAT_VERSION}; export it with `python export.py`")
+    return metadata
 
 
 def check_neighbours(output: Path, tokenizer_file: Path) -> None:

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import onnx_ir as ir
 import torch
@@ -16,11 +16,10 @@ from transformers import PreTrainedModel
 
 from lib.errors import InputError
 from lib.export.attention import ATTENTION, BLOCKS
-from lib.packed.pack import PADDING, PackedBatch, attention_mask, gather_rows
+from lib.packed.pack import PADDING, TENSORS, PackedBatch, attention_mask, gather_rows
 from lib.packed.scored_rows import ScoredRows, can_narrow
 from lib.packed.scoring import sum_by_candidate
 
-INPUTS = tuple(field.name for field in fields(PackedBatch))
 OUTPUT = "logprobs"
 OPSET = 23  # the first with operators for attention, rotary embedding and RMSNorm
 GRAPH_SLICE = 10_000  # of the vocabulary projected at once: 40 kB of fp32 logits a row, so that they stay in cache
@@ -46,7 +45,8 @@ class ScoringGraph(nn.Module):
             self.register_buffer(f"slice_{index}", part, persistent=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        batch = _long_enough(PackedBatch(*inputs))
+        *_, cand_index = inputs
+        batch = _long_enough(PackedBatch(*inputs, num_candidates=cand_index.max().item() + 1))
         last = self.decoder.layers[-1]
         if isinstance(last, ScoredRows):
             last.pred_index = batch.pred_index
@@ -60,8 +60,7 @@ class ScoringGraph(nn.Module):
         target_logits = (rows * target_rows).sum(-1)
         normaliser = torch.stack([self._log_sum_exp(rows, index) for index in range(self.num_slices)], -1).logsumexp(-1)
         token_logprobs = (target_logits - normaliser).view_as(batch.pred_index)
-        token_logprobs = token_logprobs.masked_fill(batch.cand_index < 0, 0.0)
-        return sum_by_candidate(token_logprobs, batch.cand_index, batch.cand_index.max().item() + 1)
+        return sum_by_candidate(token_logprobs, batch.cand_index, batch.num_candidates)
 
     def _log_sum_exp(self, rows: Tensor, index: int) -> Tensor:
         """Log-sum-exp [M] over one slice. LogSoftmax is a single fused kernel in onnxruntime, ReduceLogSumExp is
@@ -97,8 +96,8 @@ def export_graph(model: PreTrainedModel) -> ir.Model:
                 ScoringGraph(model).eval(),
                 _example(),
                 dynamo=True,
-                dynamic_shapes=(tuple(dynamic for _ in INPUTS),),
-                input_names=INPUTS,
+                dynamic_shapes=(tuple(dynamic for _ in TENSORS),),
+                input_names=TENSORS,
                 output_names=[OUTPUT],
                 opset_version=OPSET,
             )
@@ -126,7 +125,7 @@ def _example() -> tuple[Tensor, ...]:
         "target_ids": [9, 1, 5, 6, 1, 7],
         "cand_index": [0, 0, 1, 1, 1, 2],
     }
-    return tuple(torch.tensor([rows[name]] * 2) for name in INPUTS)
+    return tuple(torch.tensor([rows[name]] * 2) for name in TENSORS)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lib.errors import InputError
-from lib.export.files import FORMAT_VERSION, TOKENIZER_FILE, read_metadata, sha256_of_file
+from lib.export.files import TOKENIZER_FILE, read_export, sha256_of_file
 from lib.export.graph import OUTPUT
 from lib.packed.pack import PackedBatch
-from lib.questions.prompt import PromptConfig
 
 
 def onnx_scorer(path: Path) -> Callable[[PackedBatch], np.ndarray]:
@@ -39,21 +38,15 @@ class OnnxScorer(nn.Module):
         return torch.from_numpy(self.run(batch.to("cpu")))
 
 
-def open_export(path: Path) -> tuple[OnnxScorer, PreTrainedTokenizerBase, PromptConfig]:
-    """The graph, the tokenizer that lies beside it, and the prompt contract in its metadata.
+def open_export(path: Path) -> tuple[OnnxScorer, PreTrainedTokenizerBase, dict[str, str]]:
+    """The graph, the tokenizer that lies beside it, and its metadata, which hold the prompt contract and the training.
 
     Raises InputError where a file is missing, or was not written by export.py together with the others.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; write it with `python export.py --output {path}`")
-    metadata = read_metadata(path)
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: not a scoring graph of format {FORMAT_VERSION}; export it with `python export.py`")
+    metadata = read_export(path)
     file = path.parent / metadata.get("tokenizer_file", TOKENIZER_FILE)
     if not file.is_file() or sha256_of_file(file) != metadata["tokenizer_sha256"]:
         raise InputError(f"{file}: not the tokenizer that {path.name} was exported with; export the model again")
-    end_token = metadata["end_token"]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=end_token or None)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=metadata["end_token"] or None)
     tokenizer.model_max_length = int(1e9)
-    prompt = PromptConfig(metadata["template"], int(metadata["max_length"]), end_token=bool(end_token))
-    return OnnxScorer(path), tokenizer, prompt
+    return OnnxScorer(path), tokenizer, metadata

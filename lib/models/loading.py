@@ -17,30 +17,36 @@ from lib.checksums import check_sums
 from lib.errors import InputError
 from lib.hub import require_hub
 from lib.models.runs import RUN_FILE, read_run
+from lib.packed.precision import cast_parameters
 from lib.questions.prompt import PROMPT_FILE, PromptConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LORA_TARGETS = "all-linear"
+BASE_FLAG = "--base (of eval_mc.py and export.py)"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def pick_precision(precision: str) -> str:
-    """ "auto" is bf16 on a GPU that has it, else fp32."""
+    """ "auto" is bf16 on a GPU whose own products have it, else fp32: PyTorch emulates it on older ones, slowly."""
     if precision != "auto":
         return precision
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"
 
 
 @dataclass
 class LoadedModel:
-    """model: a causal LM, wrapped by PEFT where `source` is a run. `prompt` is None for a plain base model."""
+    """model: a causal LM, wrapped by PEFT where `source` is a run. `prompt` is None for a plain base model. `training`
+    is the record of its run, {} without one; `trained_on` holds the SHA-256 of the training data of that run and of
+    those it started from."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     source: str
     prompt: PromptConfig | None = None
     training: dict = field(default_factory=dict)
+    trained_on: frozenset[str] = frozenset()
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -48,10 +54,14 @@ class LoadedModel:
         return weights_sha256(self.model)
 
 
-def load_model(source: str, dtype: torch.dtype, *, merge: bool = False) -> LoadedModel:
-    """Load `source`. A run comes as base + adapter, or with `merge` as one model, merged in fp32.
+def load_model(source: str, dtype: torch.dtype, *, merge: bool = False, base: str | None = None) -> LoadedModel:
+    """Load `source`. A run comes as base + adapter, or with `merge` as one model, merged in fp32. Without `merge`, a
+    run whose every weight was trained comes in fp32 whatever `dtype`, as it was trained: its steps are too small for
+    weights in bf16, and autocast makes the products what they were. `base` names the model that an adapter was trained
+    on where it no longer lies where it did.
 
-    Raises InputError, in one line, for whatever cannot be found, read, or scored.
+    Raises InputError, in one line, for whatever cannot be found, read, or scored, and where the base of an adapter
+    holds other weights than it was trained on.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -59,15 +69,18 @@ def load_model(source: str, dtype: torch.dtype, *, merge: bool = False) -> Loade
     folder = Path(location) if Path(location).is_dir() else None
     if folder:
         check_sums(folder)
+    training = read_run(folder) if folder and (folder / RUN_FILE).exists() else {}
+    trained_on = frozenset(filter(None, [training.get("data_sha256", {}).get("train")]))
     if folder and (folder / ADAPTER_CONFIG).exists():
-        model = _load_run(folder, dtype, merge)
+        model, earlier = _load_run(folder, dtype, merge, base, training)
+        trained_on |= earlier
     else:
-        model = _load_base(location, dtype)
+        every_weight = training.get("settings", {}).get("lora_r") == 0
+        model = _load_base(location, torch.float32 if every_weight and not merge else dtype)
     # The name a new adapter records as its base: as typed, but a folder's in full, wherever it is loaded from.
     model.name_or_path = str(folder.resolve()) if folder and source != "demo" else source
     prompt = PromptConfig.load(folder) if folder and (folder / PROMPT_FILE).exists() else None
-    training = read_run(folder) if folder and (folder / RUN_FILE).exists() else {}
-    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training)
+    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training, trained_on)
 
 
 def resolve(source: str) -> str:
@@ -121,20 +134,41 @@ def _load_base(location: str, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _load_run(folder: Path, dtype: torch.dtype, merge: bool) -> nn.Module:
+def _load_run(
+    folder: Path, dtype: torch.dtype, merge: bool, base: str | None, training: dict
+) -> tuple[nn.Module, frozenset[str]]:
+    """A run's model, and the SHA-256 of what the runs that it started from were trained on."""
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise InputError(f"{folder / ADAPTER_WEIGHTS}: missing; the adapter is read from safetensors only")
     try:
-        base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        recorded = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder / ADAPTER_CONFIG}: broken ({error}); train again") from None
-    # A run that started from a run names it as its base: its adapter is merged first.
-    model = load_model(base, torch.float32 if merge else dtype, merge=True).model
+    # Weights that the run had in fp32 are hashed in fp32, whatever they become then.
+    trained_in = DTYPES[training.get("precision", "fp32")]
+    exact = torch.float32 if merge or trained_in == torch.float32 else dtype
+    try:
+        # A run that started from a run names it as its base: its adapter is merged first.
+        loaded = load_model(base or recorded, exact, merge=True)
+    except InputError as error:
+        advice = "" if base or BASE_FLAG in str(error) else f"; if it has moved, name it with {BASE_FLAG}"
+        raise InputError(f"{folder}: its base: {error}{advice}") from None
+    model = loaded.model
+    if "base_sha256" in training and weights_sha256(model, trained_in) != training["base_sha256"]:
+        raise InputError(
+            f"{base or recorded}: not the weights that {folder} was trained on (base_sha256 of its {RUN_FILE} "
+            f"differs); name those with {BASE_FLAG}, or train again"
+        )
+    if not merge:
+        cast_parameters(model, dtype)
     try:
         model = PeftModel.from_pretrained(model, folder)
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder}: the adapter does not fit {base} ({_first_line(error)})") from None
-    return model.merge_and_unload().to(dtype) if merge else model
+        raise InputError(f"{folder}: the adapter does not fit {base or recorded} ({_first_line(error)})") from None
+    if merge:
+        model = model.merge_and_unload()
+        cast_parameters(model, dtype)
+    return model, loaded.trained_on
 
 
 def make_policy(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *, checkpointing: bool) -> nn.Module:
@@ -151,11 +185,13 @@ def make_policy(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *
     return policy
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over names, types and bytes of the base weights (without any adapter)."""
+def weights_sha256(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """SHA-256 over names, types and bytes of the base weights (without any adapter), with `dtype` of what they are once
+    cast to it."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if "lora_" not in name:
+            tensor = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Scoring many questions: batches of like length, over every process, in the order given."""
+"""Scoring many questions: batches of like length and bounded tokens, over every process, in the order given."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,9 @@ from lib.questions.prompt import EncodedQuestion
 
 Logprobs = list[list[float]]  # one list a question, one number a candidate: sums over its tokens
 
-SCORING_BATCH_SIZE = 4  # questions; without gradients this stays far below the memory of a training step
+# Of a batch, padding included; without gradients this stays far below the memory of a training step. A CPU gains
+# nothing from more, a GPU waits for its launches with less.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 
 
 def start_accelerator(precision: str) -> Accelerator:
@@ -32,18 +34,16 @@ def score_questions(
     encoded: Sequence[EncodedQuestion],
     accelerator: Accelerator,
     *,
-    batch_size: int,
     description: str,
+    batch_size: int | None = None,
     per_token: bool = False,
 ) -> list[list]:
     """Log-probs of every candidate of every question, in fp32: one list of K floats a question; with `per_token` one
-    list of K lists of floats, one a token.
+    list of K lists of floats, one a token. `batch_size` bounds the questions of a batch, beside `BATCH_TOKENS`.
 
-    Questions of like length share a batch, so that padding costs little; batches are dealt out to the processes.
-    Raises InputError that names the question whose log-prob is not finite.
+    Batches are dealt out to the processes. Raises InputError that names the question whose log-prob is not finite.
     """
-    by_length = sorted(range(len(encoded)), key=lambda index: (encoded[index].num_tokens, index))
-    batches = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    batches = like_length(encoded, BATCH_TOKENS[accelerator.device.type], batch_size or len(encoded))
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     scored: list[tuple[int, list]] = []
     was_training = scorer.training
@@ -67,6 +67,21 @@ def score_questions(
             bar.update(min(len(indices) * accelerator.num_processes, len(encoded) - bar.n))
     scorer.train(was_training)
     return [values for _, values in sorted(gather_object(scored))]
+
+
+def like_length(encoded: Sequence[EncodedQuestion], max_tokens: int, max_questions: int) -> list[list[int]]:
+    """Places of the questions, batch by batch: those of like length together, so that padding costs little, and the
+    longest first, so that a memory too small for them says so before anything was computed. The tokens of a batch, fed
+    or scored (whichever are more), are `max_tokens` at most with their padding, unless one question has more."""
+    sizes = [max(item.num_tokens, sum(map(len, item.ending_ids))) for item in encoded]
+    batches: list[list[int]] = []
+    for index in sorted(range(len(encoded)), key=lambda index: (-sizes[index], index)):
+        count = len(batches[-1]) if batches else 0
+        if count and count < max_questions and (count + 1) * sizes[batches[-1][0]] <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 def _by_candidate(row: torch.Tensor, item: EncodedQuestion) -> list[list[float]]:

@@ -45,11 +45,18 @@ class OneDnnLinear(nn.Linear):
 class OneDnnLora(lora.Linear):
     """A linear layer with one LoRA adapter; the adapter's product is added where the base layer's lies."""
 
+    def _cast_input_dtype(self, states: Tensor, dtype: torch.dtype) -> Tensor:
+        # Under autocast the adapter's products are in its type whatever comes in. PEFT's cast to fp32 would be cast
+        # back, and be a fifth of what a layer keeps for the backward pass.
+        return states if torch.is_autocast_enabled(states.device.type) else super()._cast_input_dtype(states, dtype)
+
     def forward(self, states: Tensor, *args, **kwargs) -> Tensor:
+        if not applies(states):
+            return super().forward(states, *args, **kwargs)
         active = [name for name in self.active_adapters if name in self.lora_A]
         plain = len(active) == 1 and active[0] not in self.lora_variant and self.lora_B[active[0]].bias is None
         plain = plain and not any(parameter.requires_grad for parameter in self.base_layer.parameters())
-        if not plain or self.disable_adapters or self.merged or args or kwargs or not applies(states):
+        if not plain or self.disable_adapters or self.merged or args or kwargs:
             return super().forward(states, *args, **kwargs)
         [name] = active
         hidden = self.lora_A[name](self.lora_dropout[name](states)) * self.scaling[name]

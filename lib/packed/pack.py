@@ -7,21 +7,24 @@ scored     row n predicts a0, b0 and c0; row a0 predicts a1; ...
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from lib.questions.prompt import EncodedQuestion
 
 PADDING = -1
+TENSORS = ("input_ids", "position_ids", "segment_ids", "pred_index", "target_ids", "cand_index")
 
 
 @dataclass(frozen=True)
 class PackedBatch:
     """int64 tensors, right-padded. Rows [B, L]: `input_ids`, `position_ids` (padding 0, never seen), `segment_ids`
     (padding -1). Scored tokens [B, N], padding -1: token `target_ids` of candidate `cand_index` (from 0) is predicted
-    by the hidden state at position `pred_index` of its row."""
+    by the hidden state at position `pred_index` of its row. `num_candidates`, K, is the largest number of candidates of
+    a row: known while packing, so that nothing waits for a GPU to tell it."""
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
@@ -29,40 +32,58 @@ class PackedBatch:
     pred_index: torch.Tensor
     target_ids: torch.Tensor
     cand_index: torch.Tensor
+    num_candidates: int
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in TENSORS}
 
     def to(self, device) -> "PackedBatch":
-        return PackedBatch(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        return PackedBatch(*to_device(list(self.tensors().values()), device), self.num_candidates)
 
     def by_token(self) -> "PackedBatch":
         """The same batch with every scored token a candidate of its own: its "candidates" are summed over one token
         each, so that any scorer or exported graph gives the log-prob of every token [B, N]."""
-        numbers = torch.arange(self.cand_index.shape[1], device=self.cand_index.device).expand_as(self.cand_index)
-        return replace(self, cand_index=numbers.where(self.cand_index >= 0, PADDING))
-
-    @property
-    def num_candidates(self) -> int:
-        """K: the largest number of candidates of a row."""
-        return int(self.cand_index.max()) + 1
+        count = self.cand_index.shape[1]
+        numbers = torch.arange(count, device=self.cand_index.device).expand_as(self.cand_index)
+        return replace(self, cand_index=numbers.where(self.cand_index >= 0, PADDING), num_candidates=count)
 
 
 def pack(encoded: Sequence[EncodedQuestion], candidates: Sequence[Sequence[int]] | None = None) -> PackedBatch:
     """Pack one question a row; `candidates[b]` names the candidates row b takes and their order (default: all)."""
     if candidates is None:
         candidates = [range(len(item.ending_ids)) for item in encoded]
-    columns: dict[str, list[torch.Tensor]] = {field.name: [] for field in fields(PackedBatch)}
+    columns: dict[str, list[torch.Tensor]] = {name: [] for name in TENSORS}
     for item, chosen in zip(encoded, candidates, strict=True):
         for name, values in _row(item.prompt_ids, [item.ending_ids[index] for index in chosen]).items():
             columns[name].append(torch.tensor(values, dtype=torch.int64))
     padding = {"input_ids": 0, "position_ids": 0}
-    return PackedBatch(
-        **{
-            name: pad_sequence(rows, batch_first=True, padding_value=padding.get(name, PADDING))
-            for name, rows in columns.items()
-        }
+    tensors = (
+        pad_sequence(rows, batch_first=True, padding_value=padding.get(name, PADDING)) for name, rows in columns.items()
     )
+    return PackedBatch(*tensors, num_candidates=max(map(len, candidates)))
+
+
+def to_device(tensors: Sequence[torch.Tensor], device) -> list[torch.Tensor]:
+    """Tensors of the CPU on `device`. A GPU gets them in one copy from pinned memory, which nobody waits for."""
+    if torch.device(device).type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    return from_bytes(as_bytes(tensors).pin_memory().to(device, non_blocking=True), tensors)
+
+
+def as_bytes(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The bytes of the tensors one after the other, each begun at a multiple of 8, as any type asks."""
+    flat = [tensor.contiguous().flatten().view(torch.uint8) for tensor in tensors]
+    return torch.cat([F.pad(part, (0, -len(part) % 8)) for part in flat])
+
+
+def from_bytes(joined: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Views into the bytes of `as_bytes`: tensors of the types and shapes of `like`."""
+    found, begin = [], 0
+    for tensor in like:
+        size = tensor.numel() * tensor.element_size()
+        found.append(joined[begin : begin + size].view(tensor.dtype).view(tensor.shape))
+        begin += size + -size % 8
+    return found
 
 
 def _row(prompt_ids: list[int], endings: list[list[int]]) -> dict[str, list[int]]:

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import peft
 import torch
+import transformers
 from accelerate import Accelerator
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lib.packed.cache import cache_entry
-from lib.packed.inference import SCORING_BATCH_SIZE, score_questions
+from lib.packed.inference import score_questions
 from lib.packed.scoring import PackedScorer
-from lib.paths import CACHE_DIR, atomic_file, warn_not_kept
+from lib.paths import CACHE_DIR, atomic_file, source_sha256, warn_not_kept
 from lib.questions.prompt import EncodedQuestion
 
 
@@ -26,20 +28,24 @@ def reference_logprobs(
     accelerator: Accelerator,
     weights_sha256: str,
     precision: str,
+    batch_size: int | None = None,
 ) -> list[list[float]]:
     """Reference log-probs of all candidates of every question, from the cache where the same were computed before.
 
     A scorer without an adapter must still hold the reference's weights, those of `weights_sha256`.
-    The key covers the weights, the packed ids, the precision and the layout (in bf16 a log-prob moves with what is
-    packed beside it), so a stale cache is never used.
+    The key covers the weights, the model's configuration (its rotary base is no weight), the packed ids, the precision,
+    the batches (in bf16 a log-prob moves with what is packed beside it), the libraries and this wing's own code, so a
+    stale cache is never used.
     """
-    layout = [precision, accelerator.device.type, torch.__version__, SCORING_BATCH_SIZE]
+    layout = [precision, accelerator.device.type, batch_size, scorer.causal_lm.config.to_json_string()]
+    layout += [torch.__version__, transformers.__version__, peft.__version__]
+    layout.append(source_sha256(*sorted(map(str, Path(__file__).parent.glob("*.py")))))
     path = CACHE_DIR / "reference" / f"{cache_key(weights_sha256, encoded, layout)}.safetensors"
     counts = [len(item.ending_ids) for item in encoded]
     with cache_entry(path, lambda: _read(path, counts), lambda known: known is not None, accelerator) as entry:
         logprobs, writable = entry
         if logprobs is None:
-            logprobs = _compute(scorer, encoded, accelerator)
+            logprobs = _compute(scorer, encoded, accelerator, batch_size)
             if writable:
                 _keep(path, logprobs)
     return logprobs
@@ -69,10 +75,12 @@ def _keep(path: Path, logprobs: list[list[float]]) -> None:
         warn_not_kept(path, error)
 
 
-def _compute(scorer: PackedScorer, encoded: Sequence[EncodedQuestion], accelerator: Accelerator) -> list[list[float]]:
+def _compute(
+    scorer: PackedScorer, encoded: Sequence[EncodedQuestion], accelerator: Accelerator, batch_size: int | None
+) -> list[list[float]]:
     model = scorer.model
     with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-        return score_questions(scorer, encoded, accelerator, batch_size=SCORING_BATCH_SIZE, description="reference")
+        return score_questions(scorer, encoded, accelerator, description="reference", batch_size=batch_size)
 
 
 def cache_key(weights_sha256: str, encoded: Sequence[EncodedQuestion], layout: list) -> str:

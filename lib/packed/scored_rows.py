@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import rotate_half
 
 from lib.packed.pack import gather_rows
 
@@ -77,4 +77,4 @@ def last_layer_narrowed(model: PreTrainedModel, pred_index: Tensor) -> Iterator[
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of states [B, heads, L, D] by the tables [B, L, D]."""
-    return apply_rotary_pos_emb(states, states, cos, sin)[0]
+    return states * cos[:, None] + rotate_half(states) * sin[:, None]

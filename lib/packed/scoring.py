@@ -12,7 +12,9 @@ from lib.packed.onednn import linear
 from lib.packed.pack import PackedBatch, attention_mask, gather_rows
 from lib.packed.scored_rows import can_narrow, last_layer_narrowed
 
-PROJECTION_SLICE = 4096  # of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row
+# Of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row, which a CPU's cache holds for some rows.
+PROJECTION_SLICE = 4096
+GPU_LOGITS = 2**26  # at once on a GPU, which wants few large products: 256 MB in fp32
 CHUNK_ROWS = 128  # of a trained one at once: 78 MB of fp32 logits with 151,936 tokens
 
 
@@ -35,10 +37,10 @@ class PackedScorer(nn.Module):
         return sum_by_candidate(self.token_logprobs(batch), batch.cand_index, batch.num_candidates)
 
     def token_logprobs(self, batch: PackedBatch) -> Tensor:
-        """log p(target | prompt, earlier tokens of its candidate) [B, N] in fp32, 0 on padding."""
+        """log p(target | prompt, earlier tokens of its candidate) [B, N] in fp32; on padding it means nothing."""
         head = self.causal_lm.get_output_embeddings()
         scored = project_logprobs(self.scored_states(batch), batch.target_ids.flatten().clamp(min=0), head)
-        return scored.view_as(batch.pred_index).masked_fill(batch.cand_index < 0, 0.0)
+        return scored.view_as(batch.pred_index)
 
     def scored_states(self, batch: PackedBatch) -> Tensor:
         """Last hidden states [B * N, H] of the scored rows; only these reach the vocabulary."""
@@ -52,19 +54,33 @@ class PackedScorer(nn.Module):
 
 
 def project_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:
-    """Log-probs [M] in fp32 of target_ids [M] under head(rows [M, H]); [M, vocabulary] logits never exist at once."""
+    """Log-probs [M] in fp32 of target_ids [M] under head(rows [M, H]); [M, vocabulary] logits never exist at once.
+
+    A product in bf16 rounds a logit of 20 by up to 1/16. In the normaliser that averages out, in the target's own logit
+    it would not: that one is a product in fp32."""
     plain = isinstance(head, nn.Linear) and head.bias is None  # with an adapter of its own it is another module
     if plain and not (torch.is_grad_enabled() and head.weight.requires_grad):
         return _FrozenProjection.apply(rows, target_ids, head.weight)
     chunks = []
     for chunk, targets in zip(rows.split(CHUNK_ROWS), target_ids.split(CHUNK_ROWS), strict=True):
         # Kept for the backward pass, the logits would be most of the memory.
-        chunks.append(checkpoint(_chunk_logprobs, chunk, targets, head, use_reentrant=False))
+        chunks.append(checkpoint(_chunk_logprobs, chunk, targets, head, plain, use_reentrant=False))
     return torch.cat(chunks)
 
 
-def _chunk_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module) -> Tensor:
-    return -F.cross_entropy(head(rows).float(), target_ids, reduction="none")
+def _chunk_logprobs(rows: Tensor, target_ids: Tensor, head: nn.Module, plain: bool) -> Tensor:
+    product = head(rows)
+    logits, index = product.float(), target_ids[:, None]
+    if plain and product.dtype != torch.float32:
+        rounded = logits.gather(1, index)
+        exact = _target_logits(rows.detach(), head.weight.detach()[target_ids])
+        logits = logits.scatter(1, index, rounded + (exact - rounded).detach())  # the gradient is the product's
+    return -F.cross_entropy(logits, target_ids, reduction="none")
+
+
+def _target_logits(rows: Tensor, target_rows: Tensor) -> Tensor:
+    """Logits [M, 1] in fp32 of rows [M, H] and the projection's rows of their targets [M, H]."""
+    return (rows.float() * target_rows.float()).sum(1, keepdim=True)
 
 
 class _FrozenProjection(torch.autograd.Function):
@@ -79,8 +95,9 @@ class _FrozenProjection(torch.autograd.Function):
         normaliser, of_target = torch.zeros_like(highest), torch.zeros_like(highest)
         mean = rows.new_zeros(rows.shape, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         index = target_ids[:, None].clone()
-        for part in weight.split(PROJECTION_SLICE):
-            logits = linear(rows, part).float()
+        for part in weight.split(slice_tokens(len(rows), rows.device.type)):
+            product = linear(rows, part)
+            logits = product.float()
             here = (index >= 0) & (index < len(part))
             of_target = logits.gather(1, index.clamp(0, len(part) - 1)).where(here, of_target)
             index -= len(part)
@@ -90,8 +107,13 @@ class _FrozenProjection(torch.autograd.Function):
             normaliser.mul_(shrink).add_(exponentials.sum(1, keepdim=True))
             if mean is not None:  # of the weight's rows
                 mean.mul_(shrink).add_(linear(exponentials.to(part.dtype), part.t()))
+        target_rows = weight[target_ids]
         if mean is not None:
-            ctx.save_for_backward((weight[target_ids] - mean.div_(normaliser)).to(rows.dtype))
+            ctx.save_for_backward((target_rows - mean.div_(normaliser)).to(rows.dtype))
+        if product.dtype != torch.float32:  # in both places: a log-prob stays at 0 or below, and exact near it
+            others = (normaliser - (of_target - highest).exp()).clamp(min=0)
+            of_target = _target_logits(rows, target_rows)
+            normaliser = others + (of_target - highest).exp()
         return (of_target - highest - normaliser.log()).squeeze(1)
 
     @staticmethod
@@ -100,8 +122,12 @@ class _FrozenProjection(torch.autograd.Function):
         return gradient[:, None].to(of_rows.dtype) * of_rows, None, None
 
 
+def slice_tokens(num_rows: int, device_type: str) -> int:
+    """Tokens of the vocabulary that a frozen projection takes at once."""
+    return PROJECTION_SLICE if device_type == "cpu" else max(PROJECTION_SLICE, GPU_LOGITS // max(1, num_rows))
+
+
 def sum_by_candidate(token_logprobs: Tensor, cand_index: Tensor, num_candidates: int) -> Tensor:
     """Sum token log-probs [B, N] over candidates: [B, K]. Padding (cand_index -1) counts nowhere."""
-    candidates = torch.arange(num_candidates, device=cand_index.device)
-    member = cand_index[:, None, :] == candidates[None, :, None]  # (B, K, N)
-    return (token_logprobs[:, None, :] * member).sum(-1)
+    sums = token_logprobs.new_zeros(token_logprobs.shape[0], num_candidates)
+    return sums.scatter_add(1, cand_index.clamp(min=0), token_logprobs.masked_fill(cand_index < 0, 0.0))

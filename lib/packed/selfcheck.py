@@ -1,11 +1,15 @@
 """Whether a model can take the packed pass: by its family, and by packed log-probs against ordinary forwards."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lib.errors import InputError
 from lib.packed.pack import pack
+from lib.packed.precision import parameters_in_fp32
 from lib.packed.scoring import PackedScorer
 from lib.questions.prompt import EncodedQuestion
 
@@ -13,12 +17,22 @@ ADVICE = "use a model with full attention in every layer, such as Qwen2, Llama o
 CHANGES_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # Gemma, Granite, Cohere
 # Per unit of log-prob size, and absolute. bf16 keeps 8 bits of each product, whatever the layout.
 TOLERANCE = {"fp32": (1e-4, 1e-3), "bf16": (0.02, 0.5)}
+CHECKED_CANDIDATES = 8  # of a question; each has a forward of its own, and class names can be hundreds
 
 
-def check_family(model: PreTrainedModel, longest_row: int) -> None:
-    """Refuse model families that cannot take the packed mask over `longest_row` tokens; raises InputError."""
+def check_family(model: PreTrainedModel, encoded: Sequence[EncodedQuestion], max_length: int) -> None:
+    """Refuse models that cannot take the packed rows of these questions, or prompts and endings of `max_length` tokens;
+    raises InputError."""
     config = model.config.get_text_config()
     name = config.model_type
+    longest_row = max(item.num_tokens for item in encoded)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and positions < max_length and not getattr(config, "rope_scaling", None):
+        raise InputError(
+            f"the model was made for {positions} positions, fewer than --max-length {max_length}; past them its "
+            f"log-probs mean little; train with --max-length {positions}, or give an untuned model the --contract of "
+            "such a run"
+        )
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
     modules = {type(module).__name__.lower() for module in model.modules()}
     if any(word in module for module in modules for word in ("mamba", "rwkv", "recurrent")):
@@ -52,16 +66,26 @@ def unpacked_logprobs(causal_lm: torch.nn.Module, item: EncodedQuestion, device)
 
 
 @torch.no_grad()
-def check_packed_pass(scorer: PackedScorer, item: EncodedQuestion, device, precision: str) -> float:
-    """Largest difference of a log-prob between the packed pass and ordinary forwards on one question.
+def check_packed_pass(scorer: PackedScorer, encoded: Sequence[EncodedQuestion], device) -> tuple[float, str]:
+    """Largest difference of a log-prob between the packed pass and ordinary forwards on a question of median length,
+    and the precision in which it was found: fp32 whatever the run's, since the rounding of bf16 hides a model that
+    half-follows the mask; bf16 where the device has no room for the weights in fp32.
 
     Raises InputError where it exceeds `TOLERANCE`: the model family does not follow the packed mask or positions.
     """
-    was_training = scorer.training
+    item = sorted(encoded, key=lambda item: item.num_tokens)[len(encoded) // 2]
+    item = replace(item, ending_ids=item.ending_ids[:CHECKED_CANDIDATES])
+    # A scorer that accelerate has prepared would compute in the run's precision.
+    bare, precision, was_training = PackedScorer(scorer.model), "fp32", scorer.training
     scorer.eval()
     try:
-        packed = scorer(pack([item]).to(device)).float()[0]
-        plain = unpacked_logprobs(scorer.causal_lm, item, device)
+        try:
+            with parameters_in_fp32(scorer.model):
+                packed, plain = _both_ways(bare, item, device)
+        except torch.OutOfMemoryError:
+            precision = "bf16"
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                packed, plain = _both_ways(bare, item, device)
     except (TypeError, NotImplementedError) as error:
         raise InputError(f"this model family cannot take the packed mask ({error}); {ADVICE}") from None
     finally:
@@ -73,4 +97,9 @@ def check_packed_pass(scorer: PackedScorer, item: EncodedQuestion, device, preci
             f"self-check failed: packed log-probs differ from unpacked ones by {difference.max():.3g} on question "
             f"{item.question.id}; this model family cannot take the packed mask; {ADVICE}"
         )
-    return difference.max().item()
+    return difference.max().item(), precision
+
+
+def _both_ways(scorer: PackedScorer, item: EncodedQuestion, device) -> tuple[Tensor, Tensor]:
+    """Log-probs [K] of the packed pass, and of ordinary forwards."""
+    return scorer(pack([item]).to(device)).float()[0], unpacked_logprobs(scorer.causal_lm, item, device)

@@ -6,6 +6,7 @@
 - `max_length` bounds prompt + longest of all candidates. Only the left of the context is cut.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from lib.questions.data import STRIP, Dataset, Question
 PROMPT_FILE = "prompt.json"
 MAIN_FIELDS = ("context", "question", "prompt")
 NEUTRAL_PROMPT = "Answer:"
+BATCH = 1000  # texts that the tokenizer takes at once: it keeps offsets and pieces of each until then
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -35,17 +37,32 @@ class PromptConfig:
     max_length: int = 512
     end_token: bool = True
 
+    def __post_init__(self):
+        if not isinstance(self.template, str):
+            raise TypeError(f"template {self.template!r:.60} is not a string")
+        if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 1:
+            raise TypeError(f"max_length {self.max_length!r:.60} is not a number of tokens")
+        if not isinstance(self.end_token, bool):
+            raise TypeError(f"end_token {self.end_token!r:.60} is neither true nor false")
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that stand for the contract, where questions scored under different ones must not be taken for
+        the same."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
     def save(self, folder: Path) -> None:
         with atomic_file(folder / PROMPT_FILE) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @staticmethod
-    def load(folder: Path) -> "PromptConfig":
-        path = folder / PROMPT_FILE
+    def load(path: Path) -> "PromptConfig":
+        """The contract of a folder, or of a file as `save` writes it. Raises InputError where it is none."""
+        file = path / PROMPT_FILE if path.is_dir() else path
         try:
-            return PromptConfig(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: not a prompt configuration ({error}); train or export the model again") from None
+            return PromptConfig(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{file}: not a prompt configuration ({error}); train or export the model again") from None
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class EncodedQuestion:
     ending_ids: list[list[int]]
     truncated: int  # tokens cut from the left of the context
     joint_differs: bool  # encoding prompt and some ending in one string would give other ids
+    control_tokens: bool = False  # the text itself, of prompt or endings, spells some, such as <|endoftext|>
 
     @property
     def num_tokens(self) -> int:
@@ -108,37 +126,56 @@ def main_field(template: str) -> re.Match:
     raise InputError(f"template '{template}': it must hold {{context}}, {{question}} or {{prompt}}")
 
 
-def encode_questions(
-    questions: Sequence[Question], tokenizer, config: PromptConfig, *, check_joint: bool = True
-) -> list[EncodedQuestion]:
-    """Encode questions by the contract above. `check_joint` also finds those whose joint encoding differs.
+def encode_questions(questions: Sequence[Question], tokenizer, config: PromptConfig) -> list[EncodedQuestion]:
+    """Encode questions by the contract above.
 
+    A text that spells a control token is encoded as one, as Hugging Face's tokenizers do by default: it is counted.
     Raises InputError for an empty prompt and for endings that alone exceed `max_length`.
     """
+    known: dict[int, int] = {}  # one Python integer a token id, not one a token: a fifth of the memory
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
-        return (
-            tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-        )
+        rows = []
+        for start in range(0, len(texts), BATCH):
+            batch = tokenizer(texts[start : start + BATCH], add_special_tokens=False, return_attention_mask=False)
+            rows += [list(map(known.setdefault, ids, ids)) for ids in batch["input_ids"]]
+        return rows
 
     end = [tokenizer.eos_token_id] if config.end_token else []
+    control = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     pieces = [render(config.template, question) for question in questions]
-    prompts = encode(["".join(piece) for piece in pieces])
+    texts = ["".join(piece) for piece in pieces]
+    prompts = encode(texts)
+    differs = _joint_differs(texts, questions, encode)
     encoded = []
     encoded_endings: dict[tuple[str, ...], list[list[int]]] = {}  # class names are the same for every question
-    for question, piece, prompt_ids in zip(questions, pieces, prompts, strict=True):
-        endings = [ending_text(ending) for ending in question.endings]
+    for number, (question, piece, prompt_ids) in enumerate(zip(questions, pieces, prompts, strict=True)):
         if question.endings not in encoded_endings:
-            encoded_endings[question.endings] = encode(endings)
+            encoded_endings[question.endings] = encode([ending_text(ending) for ending in question.endings])
         bare_ids = encoded_endings[question.endings]
         ending_ids = [ids + end for ids in bare_ids]
         kept_ids, truncated = _cut(question, piece, prompt_ids, max(map(len, ending_ids)), config.max_length, encode)
-        joint_differs = check_joint and any(
-            joint != prompt_ids + ids
-            for joint, ids in zip(encode(["".join(piece) + ending for ending in endings]), bare_ids, strict=True)
-        )
-        encoded.append(EncodedQuestion(question, kept_ids, ending_ids, truncated, joint_differs))
+        spelt = any(not control.isdisjoint(ids) for ids in (kept_ids, *bare_ids))
+        encoded.append(EncodedQuestion(question, kept_ids, ending_ids, truncated, differs[number], spelt))
     return encoded
+
+
+def _joint_differs(texts: Sequence[str], questions: Sequence[Question], encode) -> list[bool]:
+    """Of each prompt's text and its question's endings, whether encoding them in one string would give other ids.
+
+    Tokens are pieces of words, so that what lies beyond the last word of the prompt and the first of the ending does
+    not matter: these alone are encoded, and any two of them once.
+    """
+    pairs = []
+    for text, question in zip(texts, questions, strict=True):
+        last = text[max(0, text.rfind(" ")) :]
+        pairs.append([(last, " " + ending.strip(STRIP).partition(" ")[0]) for ending in question.endings])
+    distinct = list(dict.fromkeys(pair for own in pairs for pair in own))
+    words = list(dict.fromkeys(word for pair in distinct for word in pair))
+    ids = dict(zip(words, encode(words), strict=True))
+    joint = encode([last + first for last, first in distinct])
+    differing = {pair for pair, whole in zip(distinct, joint, strict=True) if whole != ids[pair[0]] + ids[pair[1]]}
+    return [not differing.isdisjoint(own) for own in pairs]
 
 
 def _cut(question, piece, prompt_ids, longest, max_length, encode) -> tuple[list[int], int]:
@@ -164,6 +201,7 @@ def report_encoding(dataset: Dataset, encoded: Sequence[EncodedQuestion]) -> lis
     counts = {
         "cut on the left of the context to fit --max-length": sum(item.truncated > 0 for item in encoded),
         "whose joint encoding differs at the boundary": sum(item.joint_differs for item in encoded),
+        "whose text spells control tokens, which are read as such": sum(item.control_tokens for item in encoded),
         "with an empty ending": dataset.num_empty,
         "with two equal endings": dataset.num_equal,
     }

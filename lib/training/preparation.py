@@ -1,13 +1,18 @@
-"""From the questions of a file to those that training visits: rewards, self-negatives, what is dropped, a report."""
+"""From the questions of a file to those that training visits: rewards, self-negatives, what is dropped, a report; and
+what the reference says of them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from lib.errors import InputError
 from lib.models.loading import LoadedModel
+from lib.packed.inference import Logprobs
+from lib.packed.neutral import neutral_logprobs
 from lib.questions.data import Dataset
-from lib.questions.prompt import PromptConfig, encode_questions, report_encoding
+from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, report_encoding
 from lib.training.generation import Generation
 from lib.training.negatives import TrainingQuestion, training_questions
 from lib.training.recipe import Recipe, report_candidates
@@ -44,3 +49,24 @@ def prepare_questions(
     report += report_encoding(train, encoded) + written_report
     report += [f"  dropped: {number} {what}" for what, number in dropped.items()]
     return questions, report + report_candidates(questions, recipe), sha256
+
+
+def with_reference(
+    questions: Sequence[TrainingQuestion],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    score: Callable[[Sequence[EncodedQuestion]], Logprobs],
+) -> list[TrainingQuestion]:
+    """The questions with what `recipe` asks of the reference, whose log-probs `score` gives."""
+    if not recipe.needs_reference:
+        return list(questions)
+    encoded = [item.encoded for item in questions]
+    known = [replace(item, reference=own) for item, own in zip(questions, score(encoded), strict=True)]
+    if recipe.needs_pmi:
+        neutral = neutral_logprobs(encoded, tokenizer, template, score)
+        known = [
+            replace(item, pmi=[one - other for one, other in zip(item.reference, own, strict=True)])
+            for item, own in zip(known, neutral, strict=True)
+        ]
+    return known

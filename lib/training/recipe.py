@@ -21,25 +21,31 @@ class Recipe:
     sampling: Sampling
 
     @property
+    def needs_pmi(self) -> bool:
+        """Whether negatives are drawn by their pmi under the reference."""
+        return self.sampling.negatives == "hard"
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the reference's log-probs are asked for: by the loss, or to draw hard negatives by them."""
-        return self.objective.reference or self.sampling.negatives == "hard"
+        return self.objective.reference or self.needs_pmi
 
 
 def make_recipe(settings: Mapping) -> Recipe:
     """The recipe of a run's `settings`, flags of train_sdpo.py by name."""
     objective = LOSSES[settings["loss"]]
     one_positive = settings["loss"] == "swepo" and settings["swepo_groups"] == "1-vs-k"
+    number = num_negatives(settings)
     return Recipe(
         objective,
         LossOptions(**{name: settings[name] for name in LossOptions.__dataclass_fields__}),
         settings["rewards"],
-        settings["self_negatives"],
+        settings["self_negatives"] if number else 0,
         Sampling(
-            num_negatives=num_negatives(settings),
+            num_negatives=number,
             all_positives=objective.all_positives and not one_positive,
             seed=settings["seed"],
-            negatives=settings["negatives"],
+            negatives=settings["negatives"] if number else "random",
             temperature=settings["hard_temperature"],
         ),
     )
@@ -61,7 +67,7 @@ def without_effect(settings: Mapping) -> set[str]:
     if objective.num_negatives is not None:
         names.add("num_neg")
     if objective.num_negatives == 0:
-        names.add("negatives")
+        names |= {"negatives", "hard_temperature", "self_negatives"}
     if not settings["lora_r"]:
         names |= {"lora_alpha", "lora_dropout"}
     if settings["negatives"] != "hard":
@@ -76,11 +82,15 @@ def report_candidates(questions: Sequence[TrainingQuestion], recipe: Recipe) -> 
     if others:
         fate = "positives too" if recipe.sampling.all_positives else "left out"
         lines.append(f"  {others} candidates besides the best lie above their question's mean reward: {fate}")
-    one_hot = all(sorted(item.encoded.question.rewards, reverse=True)[:2] == [1, 0] for item in questions)
+    one_hot = all(_is_one_hot(item.encoded.question.rewards) for item in questions)
     if one_hot and "weighting" in recipe.objective.options:
         constant = " or ".join(f"{shift:+.4f}" for shift in sorted(one_hot_shifts(questions, recipe.options)))
         lines.append(f"rewards are one-hot: the weights shift every negative's score by one constant, {constant}")
     return lines
+
+
+def _is_one_hot(rewards: Sequence[float]) -> bool:
+    return sorted(rewards) == [0.0] * (len(rewards) - 1) + [1.0]
 
 
 def one_hot_shifts(questions: Sequence[TrainingQuestion], options: LossOptions) -> set[float]:

@@ -128,10 +128,21 @@ def test_the_coverage_curve_is_that_of_every_threshold():
         answered = gap >= point.margin
         assert (point.answered, point.correct) == (answered.sum(), correct[answered].sum())
     for target in (0.3, 0.45, 0.6):
-        reaching = [point for point in curve if point.accuracy >= target]
+        reaching = [
+            point
+            for point in curve
+            if proportion_confint(point.correct, point.answered, method="wilson")[0] >= target
+        ]
         expected = max(reaching, key=lambda point: point.answered) if reaching else None
         assert decline_below(gap, correct, target) == expected
     assert decline_below(gap, np.zeros(200, bool), 0.9) is None
+
+
+def test_a_few_right_answers_are_not_surely_90_percent():
+    """The best of many thresholds is not taken at its word: 34 answers that are all right may be 89.8 % right ones."""
+    gap = np.arange(100.0, 0.0, -1.0)
+    assert decline_below(gap, np.arange(100) < 34, 0.9) is None
+    assert decline_below(gap, np.arange(100) < 35, 0.9).answered == 35
 
 
 def test_margin_is_the_best_less_the_second():

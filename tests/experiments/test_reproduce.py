@@ -57,6 +57,19 @@ def test_mixing_keeps_every_row_whole_and_leaves_propositions_to_all(tmp_path, m
         assert reproduction._count(tmp_path / "out" / name) == len(expected)
 
 
+def test_the_untuned_model_is_shipped_under_the_prompt_of_the_run(tmp_path, monkeypatch):
+    """Else C++ refuses it as the reference of a run with a template of its own."""
+    args = reproduce.build_parser().parse_args(["--casehold", "c", "--opinions", "o", "--output", str(tmp_path)])
+    work, commands = reproduce.Reproduction(args), []
+    monkeypatch.setattr(work, "script", lambda *command: commands.append(list(map(str, command))))
+    monkeypatch.setattr(work, "program", lambda *command: None)
+    work.ship("template", "reward")
+    untuned = [command for command in commands if command[command.index("--model") + 1] == str(work.model)]
+    assert [command[0] for command in untuned] == ["eval_mc.py", "export.py", "export.py"]
+    run = str(tmp_path / "variations" / "runs" / "template")
+    assert all(command[command.index("--contract") + 1] == run for command in untuned)
+
+
 @pytest.mark.slow
 def test_every_stage_and_going_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

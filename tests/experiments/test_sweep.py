@@ -23,6 +23,7 @@ from lib.experiments.report import _cell
 from lib.experiments.sweep import Sweep
 from lib.models.runs import read_metrics, read_run
 from lib.questions.data import load_split
+from lib.questions.prompt import PromptConfig
 from lib.training.losses import LOSSES
 
 SWEEP = ROOT / "tools" / "sweep.py"
@@ -289,6 +290,26 @@ for name in names:
         expected = "sum" if score == "reward" else "all"
         assert sweep.predictions("untuned", "validation", untuned).read_text() == expected
         assert not sweep.predictions(runs[0].name, "test").exists()
+
+
+def test_the_untuned_model_is_evaluated_under_the_prompt_of_the_runs(stand_in, tmp_path, data_folder):
+    """Their flags reach training, and the contract they make reaches the model that has none."""
+    _, runs = stand_in("folder.mkdir()\nfinish()\n(folder / 'flags').write_text(' '.join(sys.argv))")
+    (tmp_path / "eval_mc.py").write_text(
+        "import pathlib, sys\npath = pathlib.Path(sys.argv[sys.argv.index('--output') + 1])\n"
+        "path.parent.mkdir(parents=True, exist_ok=True)\npath.write_text(' '.join(sys.argv))"
+    )
+    folder = tmp_path / "own"
+    given = ["--data", str(data_folder), "--max-length", "256", "--template", "{context} So:", "--model", "m"]
+    args = script.build_parser().parse_args([*given, "--output", str(folder)])
+    settings = {name: getattr(args, name) for name in script.SHARED}
+    with Sweep(folder, settings, 1, splits=["test"]) as sweep:
+        script.write_contract(args)
+        sweep.perform(runs[:1], 1)
+        assert "--template {context} So: --max-length 256" in (sweep.run_folder(runs[0].name) / "flags").read_text()
+        assert f"--contract {folder}" in sweep.predictions("untuned", "test").read_text()
+        assert "--contract" not in sweep.predictions(runs[0].name, "test").read_text()
+    assert PromptConfig.load(folder) == PromptConfig("{context} So:", 256)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ import train_sdpo
 from lib.errors import InputError
 from lib.export.check import largest_difference
 from lib.export.files import read_metadata, write_model
-from lib.export.graph import INPUTS, export_graph
+from lib.export.graph import export_graph
 from lib.export.session import onnx_scorer
-from lib.packed.pack import PackedBatch, pack
+from lib.packed.pack import TENSORS, PackedBatch, pack
 from lib.packed.scoring import PackedScorer
 from lib.questions.data import Question, load_split
 from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
@@ -104,21 +105,20 @@ def test_a_wrong_input_would_show(graph, encode, wrong):
     scorer, run, _ = graph
     batch = pack(encode(rows(1)))
     right = expected(scorer, batch)
-    changed = batch.tensors()
     if wrong == "positions":
-        changed["position_ids"] = torch.arange(batch.input_ids.shape[1])[None]
+        changed = replace(batch, position_ids=torch.arange(batch.input_ids.shape[1])[None])
     elif wrong == "segments":
-        changed["segment_ids"] = batch.segment_ids * 0
+        changed = replace(batch, segment_ids=batch.segment_ids * 0)
     else:
-        changed["pred_index"] = batch.pred_index - 1
-    found = run(PackedBatch(**changed))
+        changed = replace(batch, pred_index=batch.pred_index - 1)
+    found = run(changed)
     assert np.abs(found - right).max() > 0.1
-    np.testing.assert_allclose(found, expected(scorer, PackedBatch(**changed)), **TOLERANCE)
+    np.testing.assert_allclose(found, expected(scorer, changed), **TOLERANCE)
 
 
 def test_log_probs_are_all_that_leaves_the_graph(graph):
     model = onnx.load(graph[2], load_external_data=False)
-    assert tuple(value.name for value in model.graph.input) == INPUTS
+    assert tuple(value.name for value in model.graph.input) == TENSORS
     assert [value.name for value in model.graph.output] == ["logprobs"]
     onnx.checker.check_model(str(graph[2]))
 

@@ -188,3 +188,30 @@ def test_a_frozen_projection_in_bf16_is_as_near_as_bf16_goes():
         results.append((logprobs, given.grad.float()))
     assert results[1][0].dtype == torch.float32
     torch.testing.assert_close(results[1], results[0], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_targets_own_logit_is_exact_in_bf16(trained):
+    """The difference of two targets' log-probs after one state is that of their logits: the normaliser leaves it. A
+    product in bf16 alone is wrong by up to a sixteenth."""
+    torch.manual_seed(0)
+    head = nn.Linear(64, 500, bias=False).bfloat16().requires_grad_(trained)
+    head.weight.data *= 20
+    states = torch.randn(1, 64).bfloat16().expand(40, -1)
+    targets = torch.randint(500, (40,))
+    exact = (states.double() @ head.weight.detach().double().t()).gather(1, targets[:, None]).squeeze(1)
+    assert exact.abs().max() > 16
+    found = project_logprobs(states.clone().requires_grad_(), targets, head).detach().double()
+    torch.testing.assert_close(found - found[0], exact - exact[0], rtol=1e-5, atol=1e-4)
+
+
+def test_a_sure_token_has_a_log_prob_of_almost_0_in_bf16():
+    """Never above 0: the normaliser holds the same logit."""
+    torch.manual_seed(0)
+    head = nn.Linear(64, 500, bias=False).bfloat16().requires_grad_(False)
+    targets = torch.arange(40)
+    states = (head.weight[targets].float() * 40).bfloat16()
+    exact = (states.double() @ head.weight.double().t()).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+    found = project_logprobs(states, targets, head).double()
+    assert exact.max() > -1e-3 and (found <= 0).all()
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=1e-5)

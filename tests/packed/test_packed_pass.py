@@ -1,16 +1,19 @@
 """The one idea: a packed question gives every candidate the log-prob that a forward of its own would give it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import CASEHOLD, QWEN2_TOKENIZER, needs_casehold, rows, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.models.loading import load_tokenizer
 from lib.packed import pack as packing
 from lib.packed import scoring
-from lib.packed.inference import score_questions
+from lib.packed.inference import like_length, score_questions
 from lib.packed.onednn_layers import ATTENTION
-from lib.packed.pack import PackedBatch, pack
+from lib.packed.pack import as_bytes, from_bytes, pack
 from lib.packed.scored_rows import can_narrow
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import unpacked_logprobs
@@ -45,6 +48,29 @@ def test_mask_shows_the_prompt_and_the_own_branch():
     assert torch.isfinite(packing.attention_mask(torch.tensor([[0, 1, -1]]), torch.bfloat16)).all()
 
 
+def test_one_copy_of_many_tensors_gives_each_back():
+    """What a GPU is handed in one transfer; the transfer itself needs one."""
+    tensors = [torch.arange(6).view(2, 3), torch.rand(3), torch.rand(2, 2).double(), torch.tensor([True, False, True])]
+    for given, found in zip(tensors, from_bytes(as_bytes(tensors), tensors), strict=True):
+        torch.testing.assert_close(found, given, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_sums_of_many_candidates_hold_no_more_than_their_tokens():
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            self.numbers = max(self.numbers, result.numel())
+            return result
+
+    tokens, owners = torch.rand(2, 3000), torch.arange(3000).flip(0).expand(2, -1)
+    with Largest() as largest:
+        sums = scoring.sum_by_candidate(tokens, owners, 3000)
+    assert torch.equal(sums, tokens.flip(1)) and largest.numbers == tokens.numel()
+
+
 @pytest.mark.parametrize("attention", ["sdpa", ATTENTION, "eager"])
 @pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3"])
 def test_packed_equals_unpacked(family, attention, encode):
@@ -63,7 +89,7 @@ def test_packed_equals_unpacked(family, attention, encode):
 def test_parity_notices_positions_that_do_not_restart(encode):
     model, [item] = tiny_model(), encode(rows(1))
     batch = pack([item])
-    wrong = PackedBatch(**batch.tensors() | {"position_ids": torch.arange(batch.input_ids.shape[1])[None]})
+    wrong = replace(batch, position_ids=torch.arange(batch.input_ids.shape[1])[None])
     assert (PackedScorer(model)(wrong)[0] - unpacked_logprobs(model, item, "cpu")).abs().max() > 0.1
 
 
@@ -71,7 +97,7 @@ def test_parity_notices_positions_that_do_not_restart(encode):
 def test_parity_notices_branches_that_see_each_other(encode):
     model, [item] = tiny_model(), encode(rows(1))
     batch = pack([item])
-    leaking = PackedBatch(**batch.tensors() | {"segment_ids": torch.zeros_like(batch.segment_ids)})
+    leaking = replace(batch, segment_ids=torch.zeros_like(batch.segment_ids))
     assert (PackedScorer(model)(leaking)[0] - unpacked_logprobs(model, item, "cpu")).abs().max() > 0.1
 
 
@@ -102,12 +128,23 @@ def test_a_last_layer_of_the_scored_rows_alone_changes_no_gradient(encode):
         torch.testing.assert_close(mine, whole, rtol=1e-3, atol=1e-5 * whole.abs().max().item())
 
 
+def test_batches_hold_questions_of_like_length_within_the_tokens_the_longest_first(encode):
+    encoded = encode(rows(9) + rows(3, num_candidates=9, start=50))
+    batches = like_length(encoded, 300, 3)
+    lengths = [[encoded[index].num_tokens for index in batch] for batch in batches]
+    assert sorted(index for batch in batches for index in batch) == list(range(12))
+    assert [number for batch in lengths for number in batch] == sorted((i.num_tokens for i in encoded), reverse=True)
+    assert max(len(batch) * batch[0] for batch in lengths) <= 300 and {len(batch) for batch in batches} == {1, 2}
+    assert max(map(len, like_length(encoded, 10_000, 3))) == 3
+    assert [len(batch) for batch in like_length(encoded, 1, 3)] == [1] * 12
+
+
 @torch.no_grad()
 def test_equal_endings_tie_exactly(encode):
     [row] = rows(1)
     row["endings"][3] = "  " + row["endings"][1] + "\n"
     [values] = score_questions(
-        PackedScorer(tiny_model()), encode([row]), Accelerator(), batch_size=1, description="test"
+        PackedScorer(tiny_model()), encode([row]), Accelerator(), description="test"
     )
     assert values[1] == values[3] and len(set(values)) == 4
 

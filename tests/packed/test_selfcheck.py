@@ -6,29 +6,86 @@ from conftest import rows, tiny_model
 from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig, MistralConfig, MistralForCausalLM
 
 from lib.errors import InputError
+from lib.packed import scoring, selfcheck
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass
+from lib.questions.data import Question
+from lib.questions.prompt import EncodedQuestion
 
 SMALL = dict(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
 
 
+def row_of(length: int) -> list[EncodedQuestion]:
+    """One question whose packed row has so many tokens."""
+    question = Question("q", {"context": ""}, ("a", "b"), (1.0, 0.0), 0, "made:1")
+    return [EncodedQuestion(question, [5] * length, [[6], [7]], 0, False)]
+
+
 def test_qwen2_passes(encode):
     model = tiny_model()
-    check_family(model, 10_000)
-    assert check_packed_pass(PackedScorer(model), encode(rows(1))[0], torch.device("cpu"), "fp32") < 1e-3
+    check_family(model, row_of(10_000), 512)
+    assert check_packed_pass(PackedScorer(model), encode(rows(1)), torch.device("cpu"))[0] < 1e-3
+
+
+def test_a_model_of_fewer_positions_than_the_longest_prompt_may_have_is_refused(encode):
+    """Rotary positions go on past those that it was trained on, in silence."""
+    model = tiny_model(max_position_embeddings=256)
+    check_family(model, row_of(10), 256)
+    with pytest.raises(InputError, match="made for 256 positions, fewer than --max-length 257"):
+        check_family(model, row_of(10), 257)
+    model.config.rope_scaling = {"rope_type": "dynamic", "factor": 4.0}
+    check_family(model, row_of(10), 257)
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    """A device that cannot hold the weights in fp32."""
+
+    def full(model, dtype):
+        raise torch.OutOfMemoryError
+
+    return lambda: monkeypatch.setattr("lib.packed.precision.cast_parameters", full)
+
+
+def test_a_run_in_bf16_is_checked_in_fp32_on_a_question_of_median_length(encode, monkeypatch):
+    model = tiny_model().bfloat16()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    encoded, asked, packing = encode(rows(5)), [], selfcheck.pack
+    monkeypatch.setattr(selfcheck, "pack", lambda items: asked.extend(items) or packing(items))
+    difference, precision = check_packed_pass(PackedScorer(model), encoded, "cpu")
+    assert precision == "fp32" and difference < 1e-3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert asked[0].num_tokens == sorted(item.num_tokens for item in encoded)[2]
+
+
+def test_what_the_rounding_of_bf16_would_hide_is_noticed(encode, monkeypatch, no_room):
+    """A model whose branches see each other, and hardly look."""
+    model, encoded, mask = tiny_model(initializer_range=0.03).bfloat16(), encode(rows(5)), scoring.attention_mask
+    monkeypatch.setattr(scoring, "attention_mask", lambda segments, dtype: mask(segments.clamp(max=0), dtype))
+    with pytest.raises(InputError, match="self-check failed"):
+        check_packed_pass(PackedScorer(model), encoded, "cpu")
+    no_room()
+    assert check_packed_pass(PackedScorer(model), encoded, "cpu")[1] == "bf16"
+
+
+def test_without_room_for_fp32_the_check_is_in_bf16_and_says_so(encode, no_room):
+    model = tiny_model().bfloat16()
+    no_room()
+    assert check_packed_pass(PackedScorer(model), encode(rows(3)), "cpu")[1] == "bf16"
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 def test_state_space_layers_are_refused():
     model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=1))
     with pytest.raises(InputError, match="mamba has .*state-space layers"):
-        check_family(model, 100)
+        check_family(model, row_of(100), 100)
 
 
 def test_a_sliding_window_shorter_than_the_row_is_refused():
     model = MistralForCausalLM(MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=64))
-    check_family(model, 64)
+    check_family(model, row_of(64), 64)
     with pytest.raises(InputError, match="sliding window of 64 tokens, shorter than the longest packed row of 65"):
-        check_family(model, 65)
+        check_family(model, row_of(65), 64)
 
 
 def test_a_head_that_changes_the_logits_is_noticed(encode):
@@ -44,6 +101,6 @@ def test_a_head_that_changes_the_logits_is_noticed(encode):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(InputError, match="self-check failed"):
-        check_packed_pass(PackedScorer(model), encode(rows(1))[0], torch.device("cpu"), "fp32")
+        check_packed_pass(PackedScorer(model), encode(rows(1)), torch.device("cpu"))
     with pytest.raises(InputError, match="final_logit_softcapping"):
-        check_family(model, 100)
+        check_family(model, row_of(100), 100)

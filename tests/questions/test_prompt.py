@@ -2,9 +2,11 @@
 
 import pytest
 from conftest import rows
+from tokenizers import Tokenizer, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from lib.errors import InputError
-from lib.questions.prompt import encode_questions
+from lib.questions.prompt import PromptConfig, encode_questions, ending_text
 
 
 def question(context="The court held", endings=("holding that A", "holding that B"), **fields):
@@ -95,8 +97,48 @@ def test_joint_encodings_that_differ_are_noticed(encode, tokenizer, monkeypatch)
         # A tokenizer that writes one token for a whole text merges across every boundary.
         return {"input_ids": [[hash(text)] for text in texts]}
 
-    merging.eos_token_id = 0
-    from lib.questions.prompt import PromptConfig
-
+    merging.eos_token_id, merging.added_tokens_decoder = 0, {}
     [merged] = encode_questions([item.question], merging, PromptConfig("{context}"))
     assert merged.joint_differs
+
+
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """In the form of Llama 2's: words begin with a mark that every text is given, so that the mark of an ending that is
+    encoded apart stands twice; nothing is cut into words first."""
+    tokenizer = Tokenizer(models.BPE(unk_token="?"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    texts = [text.replace(" ", "\u2581") for row in rows(40) for text in (row["context"], *row["endings"])]
+    special = ["?", "<|endoftext|>"]
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=300, special_tokens=special))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+@pytest.mark.parametrize("form", ["byte-level", "metaspace"])
+def test_the_words_at_the_boundary_tell_what_the_whole_text_would(tokenizer, encode, form):
+    if form == "metaspace":
+        tokenizer = metaspace_tokenizer()
+    starts = ("holding", "", "(d)", "12 to", "'s own", "\u00a0x", "\nnew", "<|endoftext|>", "\u65e5\u672c", "\u0301e")
+    ends = ("held", "held (", "12", "it's", "x\u00a0", "a\n\nb", "<|endoftext|>", "\u65e5\u672c", "'", "...")
+    items = encode([question(f"The court {end}", (start, "that")) for end in ends for start in starts])
+    found = encode_questions([item.question for item in items], tokenizer, PromptConfig("{context}"))
+    for item in found:
+        prompt = item.question.fields["context"]
+        endings = [ending_text(ending) for ending in item.question.endings]
+        whole = [ids(tokenizer, prompt + ending) for ending in endings]
+        apart = [ids(tokenizer, prompt) + ids(tokenizer, ending) for ending in endings]
+        assert item.joint_differs == (whole != apart)
+    assert {item.joint_differs for item in found} == ({False} if form == "byte-level" else {False, True})
+
+
+def test_control_tokens_that_a_text_spells_are_counted(encode, tokenizer):
+    """They are encoded as Hugging Face does, as one token each."""
+    items = encode([question("a<|endoftext|>b"), question("a b", ("c", "d <|endoftext|>")), question("<|endoftex|>")])
+    assert [item.control_tokens for item in items] == [True, True, False]
+    assert tokenizer.eos_token_id in items[0].prompt_ids and tokenizer.eos_token_id in items[1].ending_ids[1][:-1]
+
+
+def test_a_token_id_is_one_object_however_often_it_stands(encode):
+    """Otherwise a large data set is made of Python integers."""
+    [item] = encode([question("the court " * 50)])
+    many = [token for ids in (item.prompt_ids, *item.ending_ids) for token in ids]
+    assert len({id(token) for token in many}) == len(set(many)) < len(many)

@@ -84,12 +84,12 @@ def test_a_positive_that_equals_a_better_one_or_a_negative_that_equals_a_positiv
     }
 
 
-def test_hard_negatives_follow_the_reference(encode):
+def test_hard_negatives_follow_the_references_pmi(encode):
     [item], _ = training_questions(encode(rows(1)))
     best = item.positives[0]
-    reference = [-10.0, -30.0, -20.0, -40.0, -50.0]
-    likeliest = sorted(item.negatives, key=lambda index: -reference[index])[:2]
-    item = replace(item, reference=reference)
+    pmi = [-10.0, -30.0, -20.0, -40.0, -50.0]
+    likeliest = sorted(item.negatives, key=lambda index: -pmi[index])[:2]
+    item = replace(item, pmi=pmi)
     cold = [draw_candidates(item, best_and(2, negatives="hard", temperature=1e-3), epoch) for epoch in range(20)]
     assert all(drawn == sorted([best, *likeliest]) for drawn in cold)
     hard = best_and(2, negatives="hard", temperature=20.0)
@@ -99,18 +99,18 @@ def test_hard_negatives_follow_the_reference(encode):
 
 
 def test_hard_negatives_have_the_odds_of_drawing_without_replacement(encode):
-    """Against every order of drawing two of four, one after the other by exp(log-prob / temperature)."""
+    """Against every order of drawing two of four, one after the other by exp(pmi / temperature)."""
     [item], _ = training_questions(encode(rows(1)))
-    reference = [0.0, 0.0, 0.0, 0.0, 0.0]
+    pmi = [0.0, 0.0, 0.0, 0.0, 0.0]
     for rank, index in enumerate(item.negatives):
-        reference[index] = -7.0 * rank
-    odds = {index: math.exp(reference[index] / 10.0) for index in item.negatives}
+        pmi[index] = -7.0 * rank
+    odds = {index: math.exp(pmi[index] / 10.0) for index in item.negatives}
     total = sum(odds.values())
     expected = Counter()
     for first, second in permutations(item.negatives, 2):
         expected[frozenset((first, second))] += odds[first] / total * odds[second] / (total - odds[first])
     count = 20_000
-    item = replace(item, reference=reference)
+    item = replace(item, pmi=pmi)
     hard = best_and(2, negatives="hard", temperature=10.0)
     found = Counter(
         frozenset(draw_candidates(item, hard, epoch)) - {item.positives[0]} for epoch in range(count)

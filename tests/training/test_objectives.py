@@ -14,7 +14,10 @@ from transformers import AutoTokenizer
 import eval_mc
 import train_sdpo
 from lib.models.runs import read_metrics, read_run
+from lib.training import preparation
 from lib.training.losses import LOSSES
+from lib.training.negatives import training_questions
+from lib.training.recipe import make_recipe, report_candidates
 
 TIMINGS = {"questions_per_second", "tokens_per_second", "peak_memory_gb"}
 ULTRAFEEDBACK = CASEHOLD.parent / "ultrafeedback_pairs"
@@ -105,13 +108,14 @@ def test_every_loss_falls_on_graded_data_and_reports_what_it_defines(train, grad
 
 def test_no_reference_is_computed_where_none_is_asked_for(train, data_folder, monkeypatch):
     calls = []
-    compute = train_sdpo.reference_logprobs
-    monkeypatch.setattr(train_sdpo, "reference_logprobs", lambda *args: calls.append(args) or compute(*args))
-    for flags in (["--loss", "listwise"], ["--loss", "sft"]):
+    compute = preparation.reference_logprobs
+    monkeypatch.setattr(preparation, "reference_logprobs", lambda *args: calls.append(args) or compute(*args))
+    monkeypatch.setattr(preparation, "write_endings", None)  # nor is anything written
+    for flags in (["--loss", "listwise"], ["--loss", "sft", "--negatives", "hard", "--self-negatives", 2]):
         train(data_folder, *flags, "--epochs", 1)
     assert not calls
     train(data_folder, "--loss", "listwise", "--negatives", "hard", "--epochs", 1)
-    assert len(calls) == 1
+    assert len(calls) == 2  # after the question and after the neutral prompt
 
 
 def test_the_best_alone_with_equal_weights_is_sdpo(train, graded):
@@ -139,6 +143,15 @@ def test_swepo_says_what_its_weights_do_to_one_hot_rewards(train, data_folder, g
     assert "one-hot" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("scores", "one_hot"), [([1, 0, -1], False), ([1, 0, 0], True), ([1, 1, 0], False)])
+def test_one_reward_of_1_and_none_else_is_one_hot(encode, scores, one_hot):
+    rows_of_scores = [{"prompt": "p", "responses": ["a", "b", "c"], "scores": scores}]
+    questions, _ = training_questions(encode(rows_of_scores))
+    settings = vars(train_sdpo.build_parser().parse_args(["--loss", "swepo"]))
+    said = report_candidates(questions, make_recipe(settings))
+    assert any("one-hot" in line for line in said) == one_hot
+
+
 def test_a_constant_for_each_number_of_candidates(train, tmp_path, capsys):
     data = write_jsonl(tmp_path / "mixed.jsonl", rows(4) + rows(4, num_candidates=3, start=4))
     train(data, "--loss", "swepo", "--epochs", 1)
@@ -148,6 +161,10 @@ def test_a_constant_for_each_number_of_candidates(train, tmp_path, capsys):
 def test_flags_without_effect_are_named(capsys):
     train_sdpo.read_settings(["--loss", "listwise", "--beta", "0.5", "--power", "2", "--output", "x"])
     assert "without effect under the other settings: --beta, --power\n" in capsys.readouterr().out
+    flags = ["--negatives", "hard", "--hard-temperature", "5", "--self-negatives", "4"]
+    train_sdpo.read_settings(["--loss", "sft", *flags, "--output", "x"])
+    said = "without effect under the other settings: --hard-temperature, --negatives, --self-negatives\n"
+    assert said in capsys.readouterr().out
     train_sdpo.read_settings(["--loss", "swepo", "--beta", "0.5", "--power", "2", "--output", "x"])
     assert not capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.utils import load
-from conftest import CASEHOLD, QWEN2_TOKENIZER, ROOT, needs_casehold, run_python, tiny_model
+from conftest import CASEHOLD, QWEN2_TOKENIZER, ROOT, needs_casehold, precision_of_its_own, run_python, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -21,6 +21,7 @@ from lib.errors import InputError
 from lib.models.loading import load_model, weights_sha256
 from lib.models.runs import read_metrics, read_run
 from lib.training.losses import Objective
+from lib.training.negatives import epoch_order
 
 TIMINGS = {"questions_per_second", "tokens_per_second", "peak_memory_gb"}
 
@@ -100,6 +101,27 @@ def test_the_loss_falls_where_it_may_overfit(tmp_path, monkeypatch, model_folder
     steps = [line for line in read_metrics(Path("runs/b")) if "loss" in line]
     assert sum(line["loss"] for line in steps[-5:]) / 5 < 0.5 * math.log(5)
     assert sum(line["reward_accuracy"] for line in steps[-5:]) / 5 > 0.9
+
+
+def test_what_a_gpu_trains_by_default_learns_on_a_cpu_too(tmp_path, monkeypatch, capsys, model_folder, data_folder):
+    """The base in bf16, the adapter in fp32, autocast, every layer but the narrowed last one computed anew: the first
+    step is that of fp32 as far as bf16 goes, and the loss falls."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--epochs", 5, "--learning-rate", "5e-3", "--lora-dropout", 0, "--output"]
+    on_gpu = ["bf16", "--precision", "bf16", "--grad-checkpointing"]
+    with precision_of_its_own():
+        assert train_sdpo.main(arguments(model_folder, data_folder, *flags, *on_gpu)) == 0
+    assert "log-probs agree to" in capsys.readouterr().out
+    assert train_sdpo.main(arguments(model_folder, data_folder, *flags, "fp32", "--epochs", 1)) == 0
+    (first, *_), exact = ([line for line in read_metrics(Path(run)) if "loss" in line] for run in ("bf16", "fp32"))
+    assert first["loss"] == pytest.approx(math.log(5), abs=0.05) and abs(first["reward_chosen"]) < 0.05
+    assert first["grad_norm"] == pytest.approx(exact[0]["grad_norm"], rel=0.05)
+    assert first["logprob_chosen"] == pytest.approx(exact[0]["logprob_chosen"], rel=0.02)
+    steps = [line["loss"] for line in read_metrics(Path("bf16")) if "loss" in line]
+    assert sum(steps[-5:]) / 5 < 0.5 * math.log(5)
+    assert {tensor.dtype for tensor in load_file("bf16/adapter_model.safetensors").values()} == {torch.float32}
+    loaded = load_model("bf16", torch.bfloat16).model
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16, torch.float32}
 
 
 @pytest.mark.slow
@@ -227,9 +249,14 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 def test_an_infinite_loss_stops_with_the_ids(tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(train_sdpo.LOSSES, "sdpo", Objective(lambda scores, *others: scores.sum(1) * math.inf))
-    with pytest.raises(InputError, match=r"step 0: the loss is not finite on questions q\d+"):
+    def infinite_for_the_second(scores, *others):
+        return scores.sum(1) * torch.tensor([1.0, math.inf, 1.0])
+
+    monkeypatch.setitem(train_sdpo.LOSSES, "sdpo", Objective(infinite_for_the_second))
+    order = epoch_order(13, 0, 0)
+    with pytest.raises(InputError, match=rf"step 0: the loss is not finite on questions q{order[1]};"):
         train_sdpo.main(arguments(model_folder, data_folder, "--output", "runs/c"))
+    assert not (tmp_path / "runs" / "c" / "checkpoints").exists()
 
 
 def test_resume_refuses_other_settings_and_other_data(finished, tmp_path, monkeypatch, model_folder, data_folder):

@@ -1,0 +1,106 @@
+"""What is loaded is what was trained: its base, its precision, and nothing rounded but weights."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import precision_of_its_own, tiny_model
+
+import train_sdpo
+from lib.errors import InputError
+from lib.models.loading import load_model, pick_precision, weights_sha256
+from lib.models.runs import read_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, model_folder, data_folder):
+    """A run on a base of its own, which a test may move or change."""
+    folder = tmp_path_factory.mktemp("loading")
+    shutil.copytree(model_folder, folder / "base")
+    flags = ["--epochs", "1", "--limit", "4", "--learning-rate", "1e-2", "--precision", "bf16"]
+    with pytest.MonkeyPatch.context() as patch, precision_of_its_own():
+        patch.chdir(folder)
+        train_sdpo.main(["--model", "base", "--data", str(data_folder), *flags, "--output", "run"])
+    return folder / "run"
+
+
+@pytest.fixture
+def moved(run, tmp_path):
+    """The run without its base, which lies elsewhere now."""
+    shutil.copytree(run.parent / "base", tmp_path / "elsewhere")
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "adapter_config.json").read_text())
+    gone = config | {"base_model_name_or_path": str(tmp_path / "gone")}
+    (tmp_path / "run" / "adapter_config.json").write_text(json.dumps(gone))
+    return tmp_path
+
+
+def frequencies(model) -> torch.Tensor:
+    [found] = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
+    return found
+
+
+def test_a_merge_in_bf16_rounds_no_rotary_table(run):
+    """What a base model loaded in bf16 has; rounded, position 450 would be turned by 0.4 rad."""
+    merged = load_model(str(run), torch.bfloat16, merge=True).model
+    assert merged.dtype == torch.bfloat16
+    assert torch.equal(frequencies(merged), frequencies(tiny_model())) and frequencies(merged).dtype == torch.float32
+
+
+def test_a_merged_folder_is_the_run_merged_in_every_precision(run, tmp_path):
+    load_model(str(run), torch.float32, merge=True).model.save_pretrained(tmp_path / "merged")
+    for path in run.glob("tokenizer*"):
+        shutil.copy(path, tmp_path / "merged")
+    ids = torch.arange(1, 60)[None]
+    for dtype in (torch.float32, torch.bfloat16):
+        ours = load_model(str(run), dtype, merge=True).model
+        theirs = load_model(str(tmp_path / "merged"), dtype).model
+        assert weights_sha256(ours) == weights_sha256(theirs)
+        assert torch.equal(ours(ids).logits, theirs(ids).logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_base_that_moved_can_be_named_and_is_held_to_its_hash(moved, dtype):
+    """Trained in bf16, the run knows its base in that precision; it is known again in another."""
+    assert read_run(moved / "run")["precision"] == "bf16"
+    with pytest.raises(InputError, match=r"gone: no such model folder.*; if it has moved, name it with --base"):
+        load_model(str(moved / "run"), dtype)
+    ids = torch.arange(1, 30)[None]
+    found = load_model(str(moved / "run"), dtype, base=str(moved / "elsewhere")).model
+    with found.disable_adapter():
+        expected = (
+            tiny_model().to(dtype) if dtype == torch.float32 else load_model(str(moved / "elsewhere"), dtype).model
+        )
+        assert torch.equal(found(ids).logits, expected(ids).logits)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_base_that_changed_is_refused(moved, precision, dtype):
+    base = load_model(str(moved / "elsewhere"), torch.float32).model
+    record = read_run(moved / "run")
+    if precision == "fp32":
+        record |= {"precision": "fp32", "base_sha256": weights_sha256(base)}
+        (moved / "run" / "run.json").write_text(json.dumps(record))
+        load_model(str(moved / "run"), dtype, base=str(moved / "elsewhere"))
+    base.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1
+    base.save_pretrained(moved / "elsewhere")
+    with pytest.raises(InputError, match="elsewhere: not the weights that .*run was trained on"):
+        load_model(str(moved / "run"), dtype, base=str(moved / "elsewhere"))
+
+
+def test_a_run_whose_every_weight_was_trained_keeps_them_in_fp32(model_folder, tmp_path):
+    """In bf16 it would be another model than the one that training validated, with weights in fp32 under autocast."""
+    shutil.copytree(model_folder, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"finished": True, "settings": {"lora_r": 0}}))
+    assert load_model(str(tmp_path / "run"), torch.bfloat16).model.dtype == torch.float32
+    assert load_model(str(tmp_path / "run"), torch.bfloat16, merge=True).model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_bf16_that_a_gpu_only_emulates_is_not_picked(monkeypatch, own):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: own or including_emulation)
+    assert pick_precision("auto") == ("bf16" if own else "fp32")
+    assert pick_precision("bf16") == "bf16"
