@@ -63,6 +63,10 @@ Session::Session(const std::string& model_path, int threads, Device device) {
     Ort::SessionOptions options = session_options(threads);
     if (device == Device::kCuda) add_cuda(options);
     runtime_->session = Ort::Session(runtime_->env, model_path.c_str(), options);
+    const auto output = runtime_->session.GetOutputNameAllocated(0, Ort::AllocatorWithDefaultOptions());
+    if (std::string(output.get()) != kOutputs[0]) {
+      throw FatalError(model_path + ": its graph gives no " + kOutputs[0] + "; export it again");
+    }
   } catch (const Ort::Exception& error) {
     throw FatalError(model_path + ": cannot be loaded (" + reason(error) + ")");
   }
