@@ -13,3 +13,5 @@ class RowError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
+
+inline constexpr const char* kOutOfMemory = "out of memory";  // what std::bad_alloc is called, of a row or the program

@@ -16,6 +16,7 @@
 namespace {
 
 // Of a log-prob, a sum over tokens: absolute, and per unit of its size, where fp32 rounds; as in lib/onnx_check.py.
+constexpr size_t kLongestLine = 64 * 1024 * 1024;  // of the golden questions, in bytes
 constexpr double kAbsolute = 2e-3, kRelative = 1e-5;
 // Of an int8 model, nats a token. Kernels of different processors round differently before activations are quantised:
 // 0.009 at most was seen. Products that saturate change 0.1 on average.
@@ -60,7 +61,7 @@ std::string check_export(const ModelInfo& model, const PromptEncoder& encoder, S
   if (!std::filesystem::is_regular_file(path, error)) {
     throw FatalError(path + ": the golden questions of the export are missing; keep the files of one export together");
   }
-  LineReader lines(path);
+  LineReader lines(path, kLongestLine);
   size_t count = 0;
   double largest = 0;
   for (; const auto line = lines.next(); ++count) {

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,6 +22,8 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // some editors beg
 int open_input(const std::string& path) {
   const int fd = path == "-" ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw FatalError(path + ": cannot be opened (" + std::strerror(errno) + ")");
+  // A read that waits hears no stop(). Standard input is left as it is, for the sake of those who share it.
+  if (path != "-") fcntl(fd, F_SETFL, O_NONBLOCK);
   return fd;
 }
 
@@ -29,17 +33,30 @@ int open_event() {
   return fd;
 }
 
-bool is_blank(const std::string& text) { return text.find_first_not_of(" \t\r") == text.npos; }
+bool is_blank(const Line& line) { return line.error.empty() && line.text.find_first_not_of(" \t\r") == line.text.npos; }
 
 }  // namespace
 
-LineReader::LineReader(const std::string& path)
-    : name_(path == "-" ? "stdin" : path), input_(open_input(path)), stop_event_(open_event()) {}
+LineReader::LineReader(const std::string& path, size_t longest_line)
+    : name_(path == "-" ? "stdin" : path), longest_line_(longest_line), input_(open_input(path)), stop_event_(open_event()) {}
 
 void LineReader::stop() {
   const uint64_t one = 1;
   // An eventfd's counter takes 2^64 - 2 such writes: this one cannot fail.
   [[maybe_unused]] const ssize_t written = write(stop_event_.get(), &one, sizeof one);
+}
+
+/// Like read, but fails with EAGAIN where it would wait, as another process that has the same pipe may have taken what
+/// poll saw.
+ssize_t LineReader::read_now(char* buffer, size_t size) const {
+  struct stat kind;
+  if (fstat(input_.get(), &kind) == 0 && !S_ISREG(kind.st_mode)) {
+    iovec piece{buffer, size};
+    const ssize_t got = preadv2(input_.get(), &piece, 1, -1, RWF_NOWAIT);
+    // Terminals, named pipes, and pipes of older kernels know no such read; that it is the end, a plain one must say.
+    if (got > 0 || (got < 0 && errno != EOPNOTSUPP)) return got;
+  }
+  return read(input_.get(), buffer, size);
 }
 
 LineReader::Fill LineReader::fill() {
@@ -53,7 +70,7 @@ LineReader::Fill LineReader::fill() {
   begin_ = 0;
   const size_t size = buffer_.size();
   buffer_.resize(size + kReadSize);
-  const ssize_t got = read(input_.get(), buffer_.data() + size, kReadSize);
+  const ssize_t got = read_now(buffer_.data() + size, kReadSize);
   buffer_.resize(size + static_cast<size_t>(got > 0 ? got : 0));
   if (got < 0 && errno != EINTR && errno != EAGAIN) {
     throw FatalError(name_ + ": cannot be read (" + std::strerror(errno) + ")");
@@ -62,7 +79,12 @@ LineReader::Fill LineReader::fill() {
 }
 
 Line LineReader::take(size_t end) {
-  Line line{++line_number_, dropping_ ? "" : buffer_.substr(begin_, end - begin_), dropping_};
+  Line line{++line_number_, {}, {}};
+  if (dropping_ || end - begin_ > longest_line_) {
+    line.error = "the line is longer than " + std::to_string(longest_line_) + " bytes (--max-line-bytes)";
+  } else {
+    line.text = buffer_.substr(begin_, end - begin_);
+  }
   if (line.number == 1 && line.text.rfind(kByteOrderMark, 0) == 0) line.text.erase(0, kByteOrderMark.size());
   begin_ = searched_ = end < buffer_.size() ? end + 1 : end;
   dropping_ = false;
@@ -74,11 +96,11 @@ std::optional<Line> LineReader::next() {
     const size_t end = buffer_.find('\n', searched_);
     if (end != buffer_.npos) {
       Line line = take(end);
-      if (line.too_long || !is_blank(line.text)) return line;
+      if (!is_blank(line)) return line;
       continue;
     }
     searched_ = buffer_.size();
-    if (searched_ - begin_ > kLongestLine || dropping_) {
+    if (searched_ - begin_ > longest_line_ || dropping_) {
       dropping_ = true;
       begin_ = searched_;
     }
@@ -89,6 +111,6 @@ std::optional<Line> LineReader::next() {
   // What stands after the last line feed is a line too.
   if (begin_ == buffer_.size() && !dropping_) return std::nullopt;
   Line line = take(buffer_.size());
-  if (!line.too_long && is_blank(line.text)) return std::nullopt;
+  if (is_blank(line)) return std::nullopt;
   return line;
 }

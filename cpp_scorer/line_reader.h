@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -10,16 +12,14 @@
 struct Line {
   size_t number;  // from 1
   std::string text;
-  bool too_long;  // over LineReader::kLongestLine: its text was dropped
+  std::string error;  // of a line over the reader's limit, whose text was dropped
 };
 
 /// Reads lines as they come, so that a line counts as soon as its line feed is there.
 class LineReader {
  public:
-  static constexpr size_t kLongestLine = 16 * 1024 * 1024;  // bytes
-
-  /// `path` "-" is standard input. Throws FatalError where the file cannot be opened.
-  explicit LineReader(const std::string& path);
+  /// `path` "-" is standard input; a line may have `longest_line` bytes. Throws FatalError where it cannot be opened.
+  LineReader(const std::string& path, size_t longest_line);
 
   /// The next line that is not blank; empty at the end, or once stop() was called.
   /// Throws FatalError where reading fails.
@@ -35,9 +35,11 @@ class LineReader {
   enum class Fill { kMore, kEnd, kStopped };
 
   Fill fill();
+  ssize_t read_now(char* buffer, size_t size) const;
   Line take(size_t end);
 
-  std::string name_;
+  const std::string name_;
+  const size_t longest_line_;
   FileDescriptor input_, stop_event_;
   std::string buffer_;
   size_t begin_ = 0, searched_ = 0;  // where the current line begins, and up to where it holds no line feed

@@ -2,15 +2,21 @@
 
 #include <algorithm>
 
+namespace {
+
+constexpr int64_t kVector = 8;
+
+}  // namespace
+
 PackedBatch pack(const std::vector<const EncodedQuestion*>& questions) {
   PackedBatch batch;
+  batch.length = kVector;
   batch.num_rows = static_cast<int64_t>(questions.size());
   for (const EncodedQuestion* question : questions) {
-    int64_t scored = 0;
-    for (const auto& ids : question->ending_ids) scored += static_cast<int64_t>(ids.size());
     batch.length = std::max(batch.length, question->num_tokens());
-    batch.num_scored = std::max(batch.num_scored, scored);
+    batch.num_scored = std::max(batch.num_scored, question->num_scored());
   }
+  batch.num_scored = (batch.num_scored + kVector - 1) / kVector * kVector;
   const auto cells = static_cast<size_t>(batch.num_rows * batch.length);
   const auto scored_cells = static_cast<size_t>(batch.num_rows * batch.num_scored);
   batch.input_ids.assign(cells, 0);

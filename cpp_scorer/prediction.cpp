@@ -28,6 +28,7 @@ std::string name_of(Score score) {
   switch (score) {
     case Score::kMean: return "mean";
     case Score::kPmi: return "pmi";
+    case Score::kReward: return "reward";
     default: return "sum";
   }
 }

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-enum class Score { kSum, kMean, kPmi };
+enum class Score { kSum, kMean, kPmi, kReward };  // kReward: the sum less that under a reference
 
 /// The word for it, on the command line and in predictions.
 std::string name_of(Score score);

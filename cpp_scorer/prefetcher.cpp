@@ -1,6 +1,7 @@
 #include "prefetcher.h"
 
 #include <exception>
+#include <new>
 
 #include "errors.h"
 #include "json.h"
@@ -9,34 +10,42 @@ namespace {
 
 constexpr size_t kAhead = 64;  // questions
 
-PreparedQuestion prepare(const Line& line, size_t row, const PromptEncoder& encoder) {
+[[noreturn]] void fail(const std::string& what, int64_t limit, const char* flag) {
+  throw RowError(what + ", over the limit of " + std::to_string(limit) + " (" + flag + ")");
+}
+
+PreparedQuestion prepare(const Line& line, size_t row, const PromptEncoder& encoder, const RowLimits& limits) {
   PreparedQuestion prepared;
   prepared.id = std::to_string(row);
   prepared.line = line.number;
   try {
-    if (line.too_long) {
-      throw RowError("the line is longer than " + std::to_string(LineReader::kLongestLine) + " bytes");
-    }
+    if (!line.error.empty()) throw RowError(line.error);
     const JsonRow json(line.text);
     prepared.id = json.id().value_or(prepared.id);
     const Question question = json.question();
+    const auto candidates = static_cast<int64_t>(question.endings.size());
+    if (candidates > limits.candidates) {
+      fail(std::to_string(candidates) + " candidates", limits.candidates, "--max-candidates");
+    }
     prepared.label = question.label;
     prepared.encoded = encoder.encode(question);
-    if (prepared.encoded.num_tokens() > Prefetcher::kLongestRow) {
-      throw RowError("prompt and endings make " + std::to_string(prepared.encoded.num_tokens()) +
-                       " tokens, over the limit of " + std::to_string(Prefetcher::kLongestRow));
+    const int64_t tokens = static_cast<int64_t>(prepared.encoded.prompt_ids.size()) + prepared.encoded.num_scored();
+    if (tokens > limits.tokens) {
+      fail("prompt and endings make " + std::to_string(tokens) + " tokens", limits.tokens, "--max-row-tokens");
     }
   } catch (const RowError& error) {
     prepared.error = error.what();
-    prepared.encoded = {};
+  } catch (const std::bad_alloc&) {
+    prepared.error = kOutOfMemory;
   }
+  if (!prepared.error.empty()) prepared.encoded = {};
   return prepared;
 }
 
 }  // namespace
 
-Prefetcher::Prefetcher(LineReader& input, const PromptEncoder& encoder)
-    : input_(input), queue_(kAhead), thread_([this, &input, &encoder] { run(input, encoder); }) {}
+Prefetcher::Prefetcher(LineReader& input, const PromptEncoder& encoder, const RowLimits& limits)
+    : input_(input), queue_(kAhead), thread_([this, &input, &encoder, limits] { run(input, encoder, limits); }) {}
 
 Prefetcher::~Prefetcher() {
   input_.stop();
@@ -44,11 +53,11 @@ Prefetcher::~Prefetcher() {
   thread_.join();
 }
 
-void Prefetcher::run(LineReader& input, const PromptEncoder& encoder) {
+void Prefetcher::run(LineReader& input, const PromptEncoder& encoder, const RowLimits& limits) {
   try {
     size_t row = 0;
     while (const auto line = input.next()) {
-      if (!queue_.push(prepare(*line, row++, encoder))) return;
+      if (!queue_.push(prepare(*line, row++, encoder, limits))) return;
     }
     queue_.close();
   } catch (...) {

@@ -19,13 +19,16 @@ struct PreparedQuestion {
   std::string error;
 };
 
+/// What a row may ask for; one that asks for more becomes an error record.
+struct RowLimits {
+  int64_t tokens = 0;      // of the prompt and all endings: attention takes memory by its square
+  int64_t candidates = 0;  // the sums over their tokens take memory by tokens x candidates
+};
+
 /// Reads, parses and encodes questions on a thread of its own, a bounded number ahead of who takes them.
 class Prefetcher {
  public:
-  /// A row of more packed tokens is refused: attention takes memory by the square of its length.
-  static constexpr int64_t kLongestRow = 8192;
-
-  Prefetcher(LineReader& input, const PromptEncoder& encoder);
+  Prefetcher(LineReader& input, const PromptEncoder& encoder, const RowLimits& limits);
   ~Prefetcher();  // ends the thread, even one that waits for input
 
   /// The next question; empty at the end of the input. Throws FatalError where reading fails.
@@ -38,7 +41,7 @@ class Prefetcher {
   }
 
  private:
-  void run(LineReader& input, const PromptEncoder& encoder);
+  void run(LineReader& input, const PromptEncoder& encoder, const RowLimits& limits);
 
   LineReader& input_;
   BoundedQueue<PreparedQuestion> queue_;

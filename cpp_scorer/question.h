@@ -20,10 +20,15 @@ struct EncodedQuestion {
   std::vector<int64_t> ending_bytes;             // UTF-8, without the leading space, at least 1
   int64_t truncated = 0;                         // tokens cut from the left of the context
 
+  /// Tokens of all endings: each is scored.
+  int64_t num_scored() const {
+    int64_t count = 0;
+    for (const auto& ids : ending_ids) count += static_cast<int64_t>(ids.size());
+    return count;
+  }
+
   /// Length of the packed row: a candidate's last token predicts nothing and is not fed.
   int64_t num_tokens() const {
-    auto count = static_cast<int64_t>(prompt_ids.size());
-    for (const auto& ids : ending_ids) count += static_cast<int64_t>(ids.size()) - 1;
-    return count;
+    return static_cast<int64_t>(prompt_ids.size()) + num_scored() - static_cast<int64_t>(ending_ids.size());
   }
 };

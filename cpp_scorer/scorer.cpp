@@ -4,72 +4,31 @@
 #include <chrono>
 #include <cmath>
 #include <iomanip>
+#include <new>
 #include <optional>
 #include <sstream>
+#include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "batch.h"
 #include "errors.h"
-#include "packer.h"
 #include "prefetcher.h"
 
 namespace {
-
-// Padding costs as much as tokens do, so a batch may not hold more of it than this share.
-constexpr double kLargestPadding = 0.1;
-
-/// Questions for one run. A row at fault makes a batch by itself, which is not run.
-class Batch {
- public:
-  explicit Batch(PreparedQuestion first) { add(std::move(first)); }
-
-  bool accepts(const PreparedQuestion& question, int64_t batch_tokens) const {
-    if (!question.error.empty() || !questions_[0].error.empty()) return false;
-    const int64_t length = question.encoded.num_tokens();
-    const int64_t padded = static_cast<int64_t>(questions_.size() + 1) * std::max(longest_, length);
-    const auto padding = static_cast<double>(padded - tokens_ - length);
-    return padded <= batch_tokens && padding <= kLargestPadding * static_cast<double>(padded);
-  }
-
-  void add(PreparedQuestion question) {
-    longest_ = std::max(longest_, question.encoded.num_tokens());
-    tokens_ += question.encoded.num_tokens();
-    questions_.push_back(std::move(question));
-  }
-
-  const std::vector<PreparedQuestion>& questions() const { return questions_; }
-
-  PackedBatch packed() const {
-    std::vector<const EncodedQuestion*> rows;
-    for (const PreparedQuestion& question : questions_) rows.push_back(&question.encoded);
-    return pack(rows);
-  }
-
-  /// The same endings after another prompt.
-  PackedBatch packed_after(const std::vector<int64_t>& prompt_ids) const {
-    std::vector<EncodedQuestion> questions;
-    for (const PreparedQuestion& question : questions_) {
-      questions.push_back({prompt_ids, question.encoded.ending_ids, {}, 0});
-    }
-    std::vector<const EncodedQuestion*> rows;
-    for (const EncodedQuestion& question : questions) rows.push_back(&question);
-    return pack(rows);
-  }
-
- private:
-  std::vector<PreparedQuestion> questions_;
-  int64_t longest_ = 0, tokens_ = 0;
-};
 
 /// The log-probs of one row's candidates. Throws RowError where one is not finite.
 std::vector<float> candidates_of(const Logprobs& logprobs, size_t row, const EncodedQuestion& question) {
   const float* first = logprobs.values.data() + static_cast<int64_t>(row) * logprobs.num_candidates;
   std::vector<float> values(first, first + question.ending_ids.size());
+  std::unordered_map<std::string_view, float> by_ending;
   for (size_t k = 0; k < values.size(); ++k) {
     if (!std::isfinite(values[k])) throw RowError("the log-prob of candidate " + std::to_string(k) + " is not finite");
     // Where a branch lies moves its last digits; equal endings must tie all the same.
-    const auto equal = std::find(question.ending_ids.begin(), question.ending_ids.end(), question.ending_ids[k]);
-    values[k] = values[static_cast<size_t>(equal - question.ending_ids.begin())];
+    const std::vector<int64_t>& ids = question.ending_ids[k];
+    const std::string_view bytes(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof ids[0]);
+    values[k] = by_ending.emplace(bytes, values[k]).first->second;
   }
   return values;
 }
@@ -94,6 +53,78 @@ Prediction predict(const PreparedQuestion& question, size_t row, const Scored& s
   return prediction;
 }
 
+/// Batches in, lines out.
+class BatchScorer {
+ public:
+  BatchScorer(const std::string& input, std::ostream& log, const PromptEncoder& encoder, Session& model,
+              Session* reference, Score score)
+      : input_(input), log_(log), encoder_(encoder), model_(model), reference_(reference), score_(score) {}
+
+  /// A line for each question, in order: its prediction or an error record. Throws FatalError where the model is at fault.
+  std::string answer(const Batch& batch) {
+    const auto& questions = batch.questions();
+    if (!questions[0].error.empty()) return error_record(questions[0], questions[0].error);
+    Scored scored;
+    try {
+      scored = run(batch);
+    } catch (const RowError& error) {
+      return one_by_one(batch, error.what());
+    } catch (const std::bad_alloc&) {
+      return one_by_one(batch, kOutOfMemory);
+    }
+    return predictions(questions, scored);
+  }
+
+  Totals totals;
+
+ private:
+  Scored run(const Batch& batch) {
+    const PackedBatch packed = batch.packed();
+    Scored scored{model_.run(packed), std::nullopt, std::nullopt};
+    if (score_ == Score::kPmi) scored.neutral = model_.run(batch.packed_after(encoder_.neutral_prompt_ids()));
+    if (reference_) scored.reference = reference_->run(packed);
+    return scored;
+  }
+
+  /// After a run that failed: whose fault it was, only a run of its own tells.
+  std::string one_by_one(const Batch& batch, const std::string& error) {
+    const auto& questions = batch.questions();
+    if (questions.size() == 1) return error_record(questions[0], error);
+    std::string lines;
+    for (const PreparedQuestion& question : questions) lines += answer(Batch(question));
+    return lines;
+  }
+
+  std::string predictions(const std::vector<PreparedQuestion>& questions, const Scored& scored) {
+    std::string lines;
+    for (size_t row = 0; row < questions.size(); ++row) {
+      try {
+        const Prediction prediction = predict(questions[row], row, scored, score_);
+        lines += prediction.to_json();
+        if (!prediction.label) continue;
+        ++totals.labelled;
+        totals.correct += prediction.choice() == static_cast<size_t>(*prediction.label);
+      } catch (const RowError& error) {
+        lines += error_record(questions[row], error.what());
+      }
+    }
+    return lines;
+  }
+
+  std::string error_record(const PreparedQuestion& question, const std::string& error) {
+    ++totals.errors;
+    log_ << "error: " << input_ << ":" << question.line << ": " << error << std::endl;
+    return error_to_json(question.id, error);
+  }
+
+  const std::string& input_;
+  std::ostream& log_;
+  const PromptEncoder& encoder_;
+  Session& model_;
+  Session* const reference_;
+  const Score score_;
+};
+
 }  // namespace
 
 std::string Totals::summary(Score score) const {
@@ -112,47 +143,16 @@ std::string Totals::summary(Score score) const {
 Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, const PromptEncoder& encoder,
                     Session& model, Session* reference, const ScorerOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
-  Totals totals;
-
-  const auto record_error = [&](const PreparedQuestion& question, const std::string& error) {
-    ++totals.errors;
-    log << "error: " << input.name() << ":" << question.line << ": " << error << std::endl;
-    return error_to_json(question.id, error);
-  };
-  const auto record = [&](const PreparedQuestion& question, const Prediction& prediction) {
-    if (question.label) {
-      ++totals.labelled;
-      totals.correct += prediction.choice() == static_cast<size_t>(*question.label);
-    }
-    return prediction.to_json();
-  };
-
-  Prefetcher prefetcher(input, encoder);
+  BatchScorer scorer(input.name(), log, encoder, model, reference, options.score);
+  Prefetcher prefetcher(input, encoder, options.limits);
   while (auto first = prefetcher.next()) {
     Batch batch(std::move(*first));
     while (auto next = prefetcher.next_if([&](const auto& ready) { return batch.accepts(ready, options.batch_tokens); })) {
       batch.add(std::move(*next));
     }
-    const auto& questions = batch.questions();
-    totals.questions += questions.size();
-    if (!questions[0].error.empty()) {
-      output.write(record_error(questions[0], questions[0].error));
-      continue;
-    }
-    const PackedBatch packed = batch.packed();
-    Scored scored{model.run(packed), std::nullopt, std::nullopt};
-    if (options.score == Score::kPmi) scored.neutral = model.run(batch.packed_after(encoder.neutral_prompt_ids()));
-    if (reference) scored.reference = reference->run(packed);
-    std::string lines;
-    for (size_t row = 0; row < questions.size(); ++row) {
-      try {
-        lines += record(questions[row], predict(questions[row], row, scored, options.score));
-      } catch (const RowError& error) {
-        lines += record_error(questions[row], error.what());
-      }
-    }
-    output.write(lines);
+    scorer.totals.questions += batch.questions().size();
+    output.write(scorer.answer(batch));
   }
-  totals.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return totals;
+  scorer.totals.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return scorer.totals;
 }

@@ -1,5 +1,6 @@
 // Every form of a row, and every way in which one is broken.
 
+#include <ctime>
 #include <map>
 
 #include "check.h"
@@ -81,6 +82,11 @@ void broken_rows() {
   }
   CHECK_THROWS(JsonRow(std::string_view("{}\0", 3)), RowError, "at byte 3");
   CHECK_THROWS(JsonRow("\xEF\xBB\xBF{}"), RowError, "at byte 1");
+  const auto nested = [](size_t depth) {
+    return "{\"a\": " + std::string(depth, '[') + "\"\\\"[{\"" + std::string(depth, ']') + R"(, "text": "]"})";
+  };
+  CHECK_EQUAL(JsonRow(nested(31)).text(), "]");
+  CHECK_THROWS(JsonRow(nested(32)), RowError, "nested deeper than 32");
   CHECK_THROWS(JsonRow(std::string(100000, '[')), RowError, "nested deeper");
   CHECK_THROWS(JsonRow("[1]"), RowError, "not a JSON object");
   CHECK_THROWS(parse("{}"), RowError, "of no known form");
@@ -108,6 +114,38 @@ void broken_rows() {
   }
 }
 
+/// Processor seconds that the line takes, as a row or as an error.
+double seconds_for(const std::string& line) {
+  const std::clock_t begin = std::clock();
+  try {
+    parse(line);
+  } catch (const RowError&) {
+  }
+  return static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+}
+
+std::string repeated(const std::string& part, size_t bytes) {
+  std::string text;
+  while (text.size() < bytes) text += part;
+  return text;
+}
+
+void a_line_takes_time_by_its_length() {
+  constexpr size_t kSize = 1 << 20;
+  const std::string row = R"({"context": "c", "endings": ["a", "b"], "notes": )", deep(kSize / 2, '[');
+  for (const char* part : {"{},", "[],", "0,", "\"\",", "{\"a\":{\"b\":{}}},", "[[[[{}]]]],", "null,", "1e5,"}) {
+    CHECK(seconds_for(row + "[" + repeated(part, kSize) + "0]}") < 3);
+    CHECK(seconds_for(row + "[" + repeated(part, kSize)) < 3);
+    CHECK(seconds_for(row + "{" + repeated("\"same\":" + std::string(part), kSize) + "\"a\":0}}") < 3);
+  }
+  CHECK(seconds_for(row + "\"" + repeated("\\\"{[", kSize) + "\"}") < 3);
+  CHECK(seconds_for(row + repeated("7", kSize) + "}") < 3);
+  CHECK(seconds_for(row + deep + "}") < 3);
+  std::string names = "{";
+  for (size_t i = 0; names.size() < kSize; ++i) names += "\"holding_" + std::to_string(i) + "\": \"h\", ";
+  CHECK(seconds_for(names + "\"citing_prompt\": \"c\"}") < 3);
+}
+
 }  // namespace
 
 int main() {
@@ -115,4 +153,5 @@ int main() {
   ids();
   text_is_unicode();
   broken_rows();
+  a_line_takes_time_by_its_length();
 }

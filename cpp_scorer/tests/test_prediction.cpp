@@ -26,6 +26,9 @@ void choice() {
   Prediction against_reference = prediction({-4, -3, -5}, {1, 1, 4});
   against_reference.reference_logprobs = {-5, -3, -7};
   CHECK_EQUAL(against_reference.choice(), size_t{2});
+  against_reference.score = Score::kReward;
+  CHECK_EQUAL(against_reference.choice(), size_t{2});
+  CHECK(against_reference.to_json().find("\"score\": \"reward\"") != std::string::npos);
   against_reference.score = Score::kMean;
   CHECK_EQUAL(against_reference.choice(), size_t{0});
 }

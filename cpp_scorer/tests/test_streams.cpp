@@ -1,9 +1,18 @@
 // What lies between the files and the session: the queue, the lines that come in, the file that goes out.
 
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <new>
 #include <sstream>
 #include <thread>
 
@@ -12,8 +21,39 @@
 #include "errors.h"
 #include "line_reader.h"
 #include "output_file.h"
+#include "prefetcher.h"
 
 namespace fs = std::filesystem;
+
+namespace {
+
+std::atomic<int> steal_from = -1;  // a descriptor from which the next poll takes a byte that it saw
+int rename_fails_with = 0;         // errno
+std::vector<std::string> synced;   // what fsync was called for
+
+}  // namespace
+
+// These stand in for the C library's.
+
+extern "C" int poll(pollfd* waiting, nfds_t count, int) {
+  const int ready = static_cast<int>(syscall(SYS_ppoll, waiting, count, nullptr, nullptr, 0));
+  char byte;
+  if (steal_from >= 0) CHECK_EQUAL(read(steal_from, &byte, 1), 1), steal_from = -1;
+  return ready;
+}
+
+extern "C" int rename(const char* from, const char* to) noexcept {
+  if (rename_fails_with == 0) return renameat(AT_FDCWD, from, AT_FDCWD, to);
+  errno = rename_fails_with;
+  return -1;
+}
+
+extern "C" int fsync(int file) {
+  struct stat kind;
+  fstat(file, &kind);
+  synced.push_back(S_ISDIR(kind.st_mode) ? "folder" : "file");
+  return static_cast<int>(syscall(SYS_fsync, file));
+}
 
 namespace {
 
@@ -59,40 +99,46 @@ std::string write_file(const fs::path& path, const std::string& text) {
   return path;
 }
 
+LineReader reader_of(const fs::path& path, size_t longest_line = 1000) { return LineReader(path, longest_line); }
+
 void lines_keep_their_numbers(const fs::path& folder) {
-  LineReader reader(write_file(folder / "lines", "\xEF\xBB\xBF" "a\n\n  \t\r\nb\r\n\nlast"));
+  LineReader reader = reader_of(write_file(folder / "lines", "\xEF\xBB\xBF" "a\n\n  \t\r\nb\r\n\nlast"));
   std::vector<std::string> seen;
   while (const auto line = reader.next()) seen.push_back(std::to_string(line->number) + line->text);
   CHECK_EQUAL(seen, (std::vector<std::string>{"1a", "4b\r", "6last"}));
-  CHECK(!LineReader(write_file(folder / "empty", "")).next());
-  CHECK(!LineReader(write_file(folder / "mark", "\xEF\xBB\xBF\n")).next());
-  CHECK(!LineReader(write_file(folder / "blank", "\n \n ")).next());
+  CHECK(!reader_of(write_file(folder / "empty", "")).next());
+  CHECK(!reader_of(write_file(folder / "mark", "\xEF\xBB\xBF\n")).next());
+  CHECK(!reader_of(write_file(folder / "blank", "\n \n ")).next());
 }
 
 void lines_of_any_length_up_to_the_limit(const fs::path& folder) {
-  const std::string longest(LineReader::kLongestLine, 'x');
-  for (const std::string& end : {std::string("\n"), std::string()}) {
-    LineReader reader(write_file(folder / "long", longest + "\n" + longest + longest + "\nshort\n" + longest + longest + end));
-    const auto first = reader.next(), second = reader.next(), third = reader.next(), fourth = reader.next();
-    CHECK(!first->too_long && first->text == longest);
-    CHECK(second->too_long && second->text.empty());
-    CHECK(!third->too_long && third->text == "short" && third->number == 3);
-    CHECK(fourth->too_long && fourth->number == 4);
-    CHECK(!reader.next());
+  // Of less than one read, whose line feed is seen at once, and of many.
+  for (const size_t limit : {size_t{10}, size_t{1} << 20}) {
+    const std::string longest(limit, 'x'), text = longest + "\n" + longest + "x\nshort\n" + longest + longest;
+    for (const std::string& end : {std::string("\n"), std::string()}) {
+      LineReader reader = reader_of(write_file(folder / "long", text + end), limit);
+      const auto first = reader.next(), second = reader.next(), third = reader.next(), fourth = reader.next();
+      CHECK(first->error.empty() && first->text == longest);
+      CHECK_EQUAL(second->error, "the line is longer than " + std::to_string(limit) + " bytes (--max-line-bytes)");
+      CHECK(second->text.empty());
+      CHECK(third->error.empty() && third->text == "short" && third->number == 3);
+      CHECK(!fourth->error.empty() && fourth->number == 4);
+      CHECK(!reader.next());
+    }
   }
 }
 
 void reading_fails_with_a_name(const fs::path& folder) {
-  CHECK_THROWS(LineReader((folder / "missing").string()), FatalError, "missing: cannot be opened");
-  CHECK_THROWS(LineReader(folder.string()).next(), FatalError, "cannot be read");
+  CHECK_THROWS(reader_of(folder / "missing"), FatalError, "missing: cannot be opened");
+  CHECK_THROWS(reader_of(folder).next(), FatalError, "cannot be read");
 }
 
 void a_line_counts_before_the_next_one_comes(const fs::path& folder) {
   const fs::path fifo = folder / "fifo";
-  CHECK_EQUAL(std::system(("mkfifo " + fifo.string()).c_str()), 0);
+  CHECK_EQUAL(mkfifo(fifo.c_str(), 0600), 0);
   std::ofstream writer;
   std::thread opener([&] { writer.open(fifo); });
-  LineReader reader(fifo);
+  LineReader reader = reader_of(fifo);
   opener.join();
   writer << "one\ntw" << std::flush;
   CHECK_EQUAL(reader.next()->text, "one");
@@ -102,37 +148,153 @@ void a_line_counts_before_the_next_one_comes(const fs::path& folder) {
   waiting.join();
 }
 
+/// `thief` is at the same pipe as the input at `path`, in which there lies a byte.
+void stop_frees_a_reader_whose_byte_was_stolen(const std::string& path, int thief) {
+  LineReader reader = reader_of(path);
+  steal_from = thief;
+  std::thread waiting([&] { CHECK(!reader.next()); });
+  while (steal_from >= 0) std::this_thread::yield();
+  reader.stop();
+  waiting.join();
+}
+
+void stop_frees_a_reader_that_shares_its_input(const fs::path& folder) {
+  const fs::path fifo = folder / "shared";
+  CHECK_EQUAL(mkfifo(fifo.c_str(), 0600), 0);
+  const FileDescriptor both_ends(open(fifo.c_str(), O_RDWR));
+  CHECK_EQUAL(write(both_ends.get(), "x", 1), 1);
+  stop_frees_a_reader_whose_byte_was_stolen(fifo, both_ends.get());
+
+  int ends[2];
+  CHECK_EQUAL(pipe(ends), 0);
+  const FileDescriptor from(ends[0]), to(ends[1]);
+  CHECK_EQUAL(dup2(ends[0], STDIN_FILENO), STDIN_FILENO);
+  CHECK_EQUAL(write(to.get(), "x", 1), 1);
+  stop_frees_a_reader_whose_byte_was_stolen("-", from.get());
+  CHECK_EQUAL(fcntl(STDIN_FILENO, F_GETFL) & O_NONBLOCK, 0);
+}
+
+void a_row_without_memory_is_an_error_and_the_next_is_read(const fs::path& folder) {
+  const auto encode = [](std::string_view text) {
+    if (text.find("large") != text.npos) throw std::bad_alloc();
+    return std::vector<int64_t>(text.begin(), text.end());
+  };
+  const PromptEncoder encoder({"{context}", 100, -1}, encode);
+  LineReader reader = reader_of(write_file(folder / "rows", R"({"context": "c", "endings": ["a", "large"], "id": "x"}
+{"context": "c", "endings": ["a", "b"]})"));
+  Prefetcher prefetcher(reader, encoder, {100, 100});
+  const auto first = prefetcher.next(), second = prefetcher.next();
+  CHECK_EQUAL(first->id + " " + first->error, "x out of memory");
+  CHECK_EQUAL(second->id + second->error, "1");
+  CHECK_EQUAL(second->encoded.num_scored(), 4);
+  CHECK(!prefetcher.next());
+}
+
 std::string read_file(const fs::path& path) {
   std::ostringstream text;
   text << std::ifstream(path, std::ios::binary).rdbuf();
   return text.str();
 }
 
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// The only file in the folder whose name ends with .partial.
+fs::path partial_in(const fs::path& folder) {
+  fs::path found;
+  for (const std::string& name : names_in(folder)) {
+    if (fs::path(name).extension() != ".partial") continue;
+    CHECK(found.empty());
+    found = folder / name;
+  }
+  CHECK(!found.empty());
+  return found;
+}
+
+using Names = std::vector<std::string>;
+
 void output_appears_by_commit_alone(const fs::path& folder) {
   const fs::path path = folder / "out";
   write_file(path, "old");
-  { OutputFile(path).write("new"); }
-  CHECK_EQUAL(read_file(path), "old");
+  { OutputFile unused(path); }
+  CHECK_EQUAL(names_in(folder), Names{"out"});
   OutputFile file(path);
-  file.write("new");
+  file.write("new\n");
   CHECK_EQUAL(read_file(path), "old");
+  CHECK_EQUAL(read_file(partial_in(folder)), "new\n");
   file.commit();
-  CHECK_EQUAL(read_file(path), "new");
-  CHECK_EQUAL(std::distance(fs::directory_iterator(folder), {}), 1);
+  CHECK_EQUAL(read_file(path), "new\n");
+  CHECK_EQUAL(names_in(folder), Names{"out"});
+  CHECK_EQUAL(file.kept(), "");
+  // The file and the folder that holds its name are on the disk.
+  CHECK_EQUAL(synced, (Names{"file", "folder"}));
+}
+
+void what_was_answered_stays_without_commit(const fs::path& folder) {
+  const fs::path path = folder / "out";
+  for (int run = 0; run < 3; ++run) OutputFile(path).write("one\n");  // each under a name of its own
+  CHECK_EQUAL(names_in(folder).size(), size_t{3});
+}
+
+void a_target_that_cannot_be_replaced_is_written_over(const fs::path& folder) {
+  const fs::path path = folder / "mounted", same = folder / "same";
+  write_file(path, "old and longer than what is new\n");
+  fs::create_hard_link(path, same);
+  OutputFile file(path);
+  file.write("new\n");
+  rename_fails_with = EBUSY;
+  file.commit();
+  rename_fails_with = 0;
+  CHECK_EQUAL(read_file(same), "new\n");
+  CHECK_EQUAL(names_in(folder), (Names{"mounted", "same"}));
+}
+
+void a_target_that_became_a_folder_leaves_the_answers(const fs::path& folder) {
+  const fs::path path = folder / "out";
+  OutputFile file(path);
+  file.write("answer\n");
+  fs::create_directories(path / "inside");
+  CHECK_THROWS(file.commit(), FatalError, "out: cannot be given its name (Is a directory)");
+  CHECK_EQUAL(read_file(partial_in(folder)), "answer\n");
+  CHECK_EQUAL(file.kept(), "; what was answered is in '" + partial_in(folder).string() + "'");
 }
 
 void output_through_a_link_keeps_the_link(const fs::path& folder) {
-  fs::create_symlink(folder / "out", folder / "link");
-  OutputFile file((folder / "link").string());
-  file.write("through");
-  file.commit();
-  CHECK(fs::is_symlink(folder / "link"));
-  CHECK_EQUAL(read_file(folder / "out"), "through");
+  write_file(folder / "out", "old");
+  for (const char* target : {"out", "not-yet-there", "link-out"}) {
+    const fs::path link = folder / ("link-" + std::string(target));
+    fs::create_symlink(target, link);
+    OutputFile file(link);
+    file.write("through " + std::string(target));
+    file.commit();
+    CHECK(fs::is_symlink(link));
+    CHECK_EQUAL(read_file(link), "through " + std::string(target));
+  }
+  CHECK_EQUAL(names_in(folder), (Names{"link-link-out", "link-not-yet-there", "link-out", "not-yet-there", "out"}));
+  fs::create_symlink("round", folder / "round");
+  CHECK_THROWS(OutputFile((folder / "round").string()), FatalError, "round: cannot be opened");
 }
 
-void writing_fails_with_a_name() {
+void output_to_a_descriptor_goes_on_where_it_is(const fs::path& folder) {
+  const FileDescriptor appended(open((folder / "log").c_str(), O_CREAT | O_WRONLY | O_APPEND, 0600));
+  CHECK_EQUAL(write(appended.get(), "before\n", 7), 7);
+  for (const char* folder_of_descriptors : {"/dev/fd/", "/proc/self/fd/"}) {
+    OutputFile file(folder_of_descriptors + std::to_string(appended.get()));
+    file.write("line\n");
+    file.commit();
+  }
+  CHECK_EQUAL(read_file(folder / "log"), "before\nline\nline\n");
+  CHECK_THROWS(OutputFile("/dev/fd/99"), FatalError, "/dev/fd/99: cannot be opened (Bad file descriptor)");
+}
+
+void writing_fails_with_a_name(const fs::path& folder) {
   CHECK_THROWS(OutputFile("/dev/full").write("x"), FatalError, "/dev/full: cannot be written (No space left on device)");
   CHECK_THROWS(OutputFile("/no/such/folder/out"), FatalError, "/no/such/folder/out: cannot be opened");
+  CHECK_THROWS(OutputFile(folder.string()), FatalError, "cannot be opened (Is a directory)");
 }
 
 }  // namespace
@@ -145,13 +307,23 @@ int main() {
   queue_gives_what_lies_ready();
   queue_passes_a_failure_on_after_the_items();
   closing_a_full_queue_frees_its_producer();
-  fs::create_directory(folder / "in"), fs::create_directory(folder / "out");
-  lines_keep_their_numbers(folder / "in");
-  lines_of_any_length_up_to_the_limit(folder / "in");
-  reading_fails_with_a_name(folder / "in");
-  a_line_counts_before_the_next_one_comes(folder / "in");
-  output_appears_by_commit_alone(folder / "out");
-  output_through_a_link_keeps_the_link(folder / "out");
-  writing_fails_with_a_name();
+  const auto own = [&](const char* name) {
+    fs::create_directory(folder / name);
+    return folder / name;
+  };
+  const fs::path in = own("in");
+  lines_keep_their_numbers(in);
+  lines_of_any_length_up_to_the_limit(in);
+  reading_fails_with_a_name(in);
+  a_line_counts_before_the_next_one_comes(in);
+  stop_frees_a_reader_that_shares_its_input(in);
+  a_row_without_memory_is_an_error_and_the_next_is_read(in);
+  output_appears_by_commit_alone(own("commit"));
+  what_was_answered_stays_without_commit(own("kept"));
+  a_target_that_cannot_be_replaced_is_written_over(own("mount"));
+  a_target_that_became_a_folder_leaves_the_answers(own("folder"));
+  output_through_a_link_keeps_the_link(own("links"));
+  output_to_a_descriptor_goes_on_where_it_is(own("descriptor"));
+  writing_fails_with_a_name(own("failing"));
   fs::remove_all(folder);
 }

@@ -1,8 +1,13 @@
 """The C++ scorer as its user meets it: the same answers as Python, streams, and a true exit code for every fault."""
 
+import hashlib
 import json
 import os
+import resource
 import shutil
+import signal
+import socket
+import struct
 import subprocess
 import time
 import tomllib
@@ -11,7 +16,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from conftest import ROOT, SCORE, build_scorer, rows, tiny_model, write_jsonl
+from conftest import ROOT, SCORE, VOCAB_SIZE, build_scorer, rows, tiny_model, write_jsonl
 
 import eval_mc
 from lib.errors import InputError
@@ -25,6 +30,7 @@ from lib.questions.prompt import PromptConfig, encode_questions
 BUILD = ROOT / "cpp_scorer" / "build"
 SANITIZED = ROOT / "cpp_scorer" / "build-sanitize"
 TOLERANCE = 1e-3  # of a log-prob near -100, in fp32
+SOME_ROWS_FAILED = 3  # exit code: everything is done, but some rows are error records
 
 # Texts that try the prompt contract: white space, braces, equal, empty and prefix endings, a context that is cut.
 CONTRACT_ROWS = [
@@ -283,7 +289,7 @@ def test_templates_name_every_text_column(own_onnx, model_folder, tokenizer, tmp
     wanted = expected(model_folder, tokenizer, write_jsonl(tmp_path / "good.jsonl", records), template=template)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=TOLERANCE)
-    assert "field 'year' is missing" in last["error"] and result.returncode == 1
+    assert "field 'year' is missing" in last["error"] and result.returncode == SOME_ROWS_FAILED
 
 
 @pytest.mark.parametrize(("max_length", "end_token"), [(512, False), (40, True), (40, False)])
@@ -301,12 +307,38 @@ def test_cut_and_end_token_are_those_of_the_file(own_onnx, model_folder, tokeniz
         assert (ours["truncated"], ours["tokens"]) == (theirs["truncated"], theirs["tokens"])
 
 
-def test_batches_change_nothing_but_the_last_digits(model, tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", rows(40, num_candidates=3) + rows(40, num_candidates=7, start=40))
-    alone, together = (answers(run("--model", model, "--input", path, "--batch-tokens", n)) for n in (1, 100_000))
-    assert [item["id"] for item in alone] == [item["id"] for item in together] == [f"q{n}" for n in range(80)]
-    for one, other in zip(alone, together, strict=True):
-        assert one["logprobs"] == pytest.approx(other["logprobs"], abs=TOLERANCE)
+def varied_rows(count: int) -> list[dict]:
+    """Questions of many lengths, down to a row of two tokens, each next to some of its own length."""
+    made = []
+    for number, record in enumerate(rows(count)):
+        words = record["context"].split()
+        record["context"] = " ".join(words * (1 + number // 8 % 3))[: 1 + 5 * (number // 4)]
+        record["endings"] = [ending[: 1 + (number * 7 + k * 5) % 40] for k, ending in enumerate(record["endings"])]
+        made.append(record | {"endings": record["endings"][: 2 + number // 4 % 4], "label": 0})
+    return made
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_log_prob_does_not_depend_on_the_batch(model, tmp_path, threads):
+    """To the last digit, so that a file gives the same predictions however it comes."""
+    path = write_jsonl(tmp_path / "rows.jsonl", varied_rows(160))
+    flags = ("--model", model, "--threads", threads)
+    alone, default, large = (run(*flags, "--input", path, "--batch-tokens", n).stdout for n in (1, 512, 100_000))
+    assert len(alone.splitlines()) == 160 and b"error" not in alone
+    assert default == alone and large == alone
+
+
+def test_a_slow_pipe_gives_what_a_file_gives(model, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", varied_rows(60))
+    with subprocess.Popen([SCORE, "--model", model], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        found = b""
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
+            process.stdin.write(line)
+            if number % 7 in (0, 3):  # alone, or with those that lie ready: every answer comes while the input stalls
+                process.stdin.flush()
+                found += b"".join(process.stdout.readline() for _ in range(number + 1 - found.count(b"\n")))
+        found += process.communicate()[0]
+    assert found == run("--model", model, "--input", path).stdout
 
 
 @pytest.mark.parametrize("score", ["sum", "mean"])
@@ -321,10 +353,12 @@ def test_a_reference_makes_the_choice_by_log_ratio(model, reference, tokenizer, 
         assert list(answer)[4:6] == ["logprobs", "reference_logprobs"]
         assert answer["logprobs"] == pytest.approx(policy["logprobs"], abs=TOLERANCE)
         assert answer["reference_logprobs"] == pytest.approx(base["logprobs"], abs=TOLERANCE)
+        assert answer["score"] == ("reward" if score == "sum" else score)
         policy["score"] = score
         by_policy.append(choose(score_values(policy)))
         by_ratio.append(choose(score_values(policy | {"reference_logprobs": base["logprobs"]})))
     assert [answer["prediction"] for answer in answers(result)] == by_ratio != by_policy
+    assert result.stderr.startswith(f"accuracy ({answer['score']}): ")
 
 
 @pytest.mark.parametrize(
@@ -355,7 +389,7 @@ def test_tokenize(model, tokenizer):
     result = run("--model", model, "--tokenize", text=lines(*({"text": text} for text in texts)) + '{"ids": 1}\n')
     assert [item.get("ids") for item in answers(result)[:-1]] == [tokenizer(text)["input_ids"] for text in texts]
     assert "field 'text': is missing" in answers(result)[-1]["error"]
-    assert result.returncode == 1 and one_line(result.stderr).startswith("error: stdin:7: ")
+    assert result.returncode == SOME_ROWS_FAILED and one_line(result.stderr).startswith("error: stdin:7: ")
 
 
 # ---- streams ----
@@ -393,20 +427,208 @@ def test_a_full_disk_ends_it_with_one_line(model):
     assert result.returncode == 1 and "No space left on device" in one_line(result.stderr)
 
 
-def test_output_appears_whole_or_not_at_all(model, tmp_path):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    with subprocess.Popen(
-        [SCORE, "--model", model, "--output", folder / "a.jsonl"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        process.stdin.write(lines(*rows(2)).encode())
-        process.stdin.flush()
-        assert not (folder / "a.jsonl").exists()
+# ---- what was scored is kept ----
+
+
+@pytest.fixture
+def running(model, tmp_path):
+    """A scorer that has written five answers of its --output, and waits for more: the process and the folder."""
+    started = []
+
+    def start(*before: str, stdin=subprocess.PIPE, **options) -> tuple[subprocess.Popen, Path]:
+        folder = tmp_path / "out"
+        folder.mkdir()
+        command = [*before, SCORE, "--model", model, "--output", folder / "out.jsonl"]
+        process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        started.append(process)
+        if stdin == subprocess.PIPE:
+            process.stdin.write(lines(*rows(5)).encode())
+            process.stdin.flush()
+        wait_until(lambda: sum(path.read_bytes().count(b"\n") for path in folder.glob("*.partial")) == 5)
+        return process, folder
+
+    yield start
+    for process in started:
         process.kill()
-    # Where the file system has no files without a name, a temporary one stays behind.
-    assert [path.suffix for path in folder.iterdir()] in ([], [".tmp"])
-    assert run("--model", model, "--output", folder / "a.jsonl", text=lines(*rows(2))).returncode == 0
-    assert len((folder / "a.jsonl").read_text().splitlines()) == 2
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    """Its exit code and message, once it ends by itself: its input stays open."""
+    process.wait(timeout=60)
+    return process.returncode, process.stderr.read().decode()
+
+
+def kept_answers(folder: Path) -> list[dict]:
+    [path] = folder.glob("*.partial")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_output_appears_whole_or_not_at_all(running, tmp_path):
+    process, folder = running()
+    assert not (folder / "out.jsonl").exists()
+    process.communicate(lines(*rows(2, start=5)).encode(), timeout=60)
+    assert process.returncode == 0
+    assert [path.name for path in folder.iterdir()] == ["out.jsonl"]
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 7
+
+
+def test_a_killed_run_leaves_its_answers_and_blocks_no_later_one(running, model):
+    process, folder = running()
+    process.kill()
+    process.wait()
+    assert [answer["id"] for answer in kept_answers(folder)] == ["q0", "q1", "q2", "q3", "q4"]
+    assert run("--model", model, "--output", folder / "out.jsonl", text=lines(*rows(2))).returncode == 0
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 2 and len(kept_answers(folder)) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_at_once_and_names_what_is_kept(running, number):
+    process, folder = running()
+    process.send_signal(number)
+    [kept] = folder.glob("*.partial")
+    assert ended(process) == (128 + number, f"error: ended by {number.name}; what was answered is in '{kept}'\n")
+    assert len(kept_answers(folder)) == 5
+
+
+def test_a_signal_before_the_first_answer_leaves_nothing(model, tmp_path):
+    fifo = tmp_path / "in"
+    os.mkfifo(fifo)
+    command = [SCORE, "--model", model, "--input", fifo, "--output", tmp_path / "out.jsonl"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    # Its signals are taken before it waits for somebody who writes to the pipe.
+    wait_until(lambda: "wait_for_partner" in Path(f"/proc/{process.pid}/wchan").read_text())
+    process.terminate()
+    assert ended(process) == (128 + signal.SIGTERM, "error: ended by SIGTERM\n")
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
+def test_an_ignored_signal_stays_ignored(running):
+    process, folder = running("nohup")
+    process.send_signal(signal.SIGHUP)
+    process.communicate(lines(*rows(1)).encode(), timeout=60)
+    assert process.returncode == 0
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_signal_ends_it_as_process_1_too(running):
+    """For process 1 the default of SIGTERM is to do nothing."""
+    if subprocess.run(["unshare", "-rpf", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make a process namespace (unshare -rpf)")
+    process, folder = running("unshare", "-rpf")
+    child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip()
+    os.kill(int(child), signal.SIGTERM)
+    code, message = ended(process)
+    assert code == 128 + signal.SIGTERM and message.startswith("error: ended by SIGTERM; what was answered is in ")
+    assert len(kept_answers(folder)) == 5
+
+
+def test_a_target_that_became_a_folder_leaves_the_answers(running):
+    process, folder = running()
+    (folder / "out.jsonl" / "inside").mkdir(parents=True)
+    process.stdin.close()
+    code, message = ended(process)
+    [kept] = folder.glob("*.partial")
+    assert code == 1 and one_line(message) == (
+        f"error: {folder}/out.jsonl: cannot be given its name (Is a directory); what was answered is in '{kept}'\n"
+    )
+    assert len(kept_answers(folder)) == 5
+
+
+def test_a_disk_that_fills_leaves_the_whole_lines(model, tmp_path):
+    """A limit on the size of files is what a full disk is, but for its name."""
+    command = [SCORE, "--model", model, "--output", tmp_path / "out.jsonl"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))  # noqa: E731
+    result = subprocess.run(
+        command, input=lines(*rows(100)).encode(), capture_output=True, timeout=60, preexec_fn=limit
+    )
+    [kept] = tmp_path.iterdir()
+    message = f"out.jsonl: cannot be written (File too large); what was answered is in '{kept}'\n"
+    assert result.returncode == 1 and one_line(result.stderr.decode()).endswith(message)
+    assert 3 < len(kept_answers(tmp_path)) < 20
+
+
+def test_an_input_that_fails_leaves_the_answers(running):
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        theirs, _ = server.accept()
+        ours.sendall(lines(*rows(5)).encode())
+        with theirs:
+            process, folder = running(stdin=theirs)
+        # Closed with a reset.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        ours.close()
+        code, message = ended(process)
+    assert code == 1 and one_line(message).startswith("error: stdin: cannot be read (Connection reset by peer); what ")
+    assert len(kept_answers(folder)) == 5
+
+
+def test_a_file_mounted_into_a_folder_that_cannot_be_written_to(model, tmp_path):
+    """As a container has it: neither can a file stand beside it, nor be renamed to it."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make a mount namespace (unshare -rm)")
+    real, seen = tmp_path / "real", tmp_path / "seen"
+    real.mkdir(), seen.mkdir()
+    (real / "out.jsonl").write_text("old\n" * 1000)
+    mount = 'mount --bind "$1" "$2" && mount -o remount,bind,ro "$2" && mount --bind "$1/$3" "$2/$3" && shift 3 && "$@"'
+    command = ["unshare", "-rm", "sh", "-ec", mount, "sh", real, seen, "out.jsonl", SCORE, "--model", model]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    result = subprocess.run(
+        [*command, "--output", seen / "out.jsonl"], input=lines(*rows(3)).encode(), capture_output=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert len([json.loads(line) for line in (real / "out.jsonl").read_text().splitlines()]) == 3
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        '"$@" --output /dev/stdout | cat',
+        '"$@" --output /dev/fd/1 | cat',
+        '"$@" --output /dev/stderr 2>&1 >/dev/null | grep "^{"',
+        '"$@" --output >(cat >"$OUT"); wait $!; cat "$OUT"',
+        'echo before >"$OUT"; "$@" --output /dev/stdout >>"$OUT"; grep -q before "$OUT"; grep -v before "$OUT"',
+    ],
+)
+def test_an_open_descriptor_is_written_to_as_it_is(model, tmp_path, shell):
+    environment = os.environ | {"OUT": str(tmp_path / "out")}
+    command = ["bash", "-eo", "pipefail", "-c", shell, "bash", SCORE, "--model", model]
+    result = subprocess.run(command, input=lines(*rows(3)).encode(), capture_output=True, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert [answer["id"] for answer in answers(result)] == ["q0", "q1", "q2"]
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["out"])
+
+
+def test_a_pipe_that_does_not_wait_gets_every_line(model, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", rows(8) * 100)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with subprocess.Popen([SCORE, "--model", model, "--input", path], stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        wait_until(lambda: "poll" in Path(f"/proc/{process.pid}/wchan").read_text())  # the pipe is full
+        with open(reader, "rb") as file:
+            assert len(file.read().splitlines()) == 800
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    ("redirection", "what"),
+    [("<&-", "stdin: cannot be read (Bad file descriptor)"), (">&-", "stdout: cannot be opened (Bad file descriptor)")],
+)
+def test_a_closed_stream_ends_it_with_one_line(model, redirection, what):
+    command = ["bash", "-c", f'"$@" {redirection}', "bash", SCORE, "--model", model]
+    result = subprocess.run(command, input=lines(*rows(2)).encode(), capture_output=True, timeout=60)
+    assert result.returncode == 1 and one_line(result.stderr.decode()) == f"error: {what}\n" and result.stdout == b""
 
 
 # ---- every fault has its line and a true code ----
@@ -421,7 +643,9 @@ BAD_LINES = [
     (b'{"context": " ", "endings": ["a", "b"]}', "the prompt is empty"),
     (b'{"question": "c", "choices": ["a", "b"]}', "field 'context' is missing"),
     (b'{"context": "c", "endings": ["a", "%s"]}' % (b"the lien " * 400), "over the model's max length of 512"),
-    (b'{"context": "c", "endings": [%s]}' % (b'"%s", ' % (b"a deed " * 60) * 200 + b'"a"'), "over the limit of 8192"),
+    (b'{"context": "c", "endings": [%s]}' % (b'"%s", ' % (b"a deed " * 60) * 200 + b'"a"'), "over the limit of 4096"),
+    (b'{"context": "c", "endings": [%s"a"]}' % (b'"a", ' * 1024), "1025 candidates, over the limit of 1024"),
+    (b'{"context": "%s", "endings": ["a", "b"]}' % (b"x" * 4194304), "longer than 4194304 bytes (--max-line-bytes)"),
 ]
 
 
@@ -431,7 +655,7 @@ def test_a_bad_line_is_recorded_and_the_rest_is_scored(model, tmp_path):
     path.write_bytes(b"".join(good + b"\n" + line + b"\n" for line, _ in BAD_LINES) + good)
     result = run("--model", model, "--input", path)
     found = answers(result)
-    assert result.returncode == 1
+    assert result.returncode == SOME_ROWS_FAILED
     assert [item["id"] for item in found[::2]] == ["q0"] * (len(BAD_LINES) + 1) and "prediction" in found[0]
     assert len({json.dumps(item) for item in found[::2]}) == 1
     *messages, summary = result.stderr.splitlines()
@@ -442,13 +666,71 @@ def test_a_bad_line_is_recorded_and_the_rest_is_scored(model, tmp_path):
         assert message == f"error: {path}:{3 * number + 3}: {record['error']}"
 
 
+def test_limits_are_exact_and_named(model, tokenizer):
+    [record] = rows(1)
+    line = lines(record).encode()
+    texts = [record["context"], *(f" {ending}<|endoftext|>" for ending in record["endings"])]
+    tokens = sum(len(tokenizer(text)["input_ids"]) for text in texts)
+    for flag, count, what in (
+        ("--max-candidates", 5, "5 candidates, over the limit of 4 (--max-candidates)"),
+        (
+            "--max-row-tokens",
+            tokens,
+            f"prompt and endings make {tokens} tokens, over the limit of {tokens - 1} (--max-",
+        ),
+        ("--max-line-bytes", len(line) - 1, f"the line is longer than {len(line) - 2} bytes (--max-line-bytes)"),
+    ):
+        assert run("--model", model, flag, count, text=line).returncode == 0
+        result = run("--model", model, flag, count - 1, text=line)
+        assert answers(result)[0]["error"].startswith(what) and result.returncode == SOME_ROWS_FAILED
+
+
+def test_a_row_that_cannot_be_run_is_one_error_record(own_onnx):
+    """Its token has an id for which the model has no embedding, which only the run can tell."""
+    path = own_onnx()
+    file = path.parent / "tokenizer.json"
+    content = json.loads(file.read_text())
+    token = {"id": VOCAB_SIZE, "content": "<unknown>", "single_word": False, "lstrip": False, "rstrip": False}
+    assert max(content["model"]["vocab"].values()) < VOCAB_SIZE
+    content["added_tokens"].append(token | {"normalized": False, "special": True})
+    file.write_text(json.dumps(content))
+    graph = onnx.load(path, load_external_data=False)
+    for entry in graph.metadata_props:
+        if entry.key == "tokenizer_sha256":
+            entry.value = hashlib.sha256(file.read_bytes()).hexdigest()
+    onnx.save(graph, path)
+
+    good = rows(20)
+    bad = good[10] | {"context": "<unknown>" + good[10]["context"]}
+    result = run("--model", path, "--batch-tokens", 2000, text=lines(*good[:10], bad, *good[11:]))
+    found = answers(result)
+    assert "the model cannot be run" in found[10]["error"] and found[10]["id"] == "q10"
+    whole = answers(run("--model", path, "--batch-tokens", 2000, text=lines(*good)))
+    assert found[:10] + found[11:] == whole[:10] + whole[11:]
+    assert result.returncode == SOME_ROWS_FAILED
+    message, summary = result.stderr.splitlines()
+    assert message.startswith("error: stdin:11: ") and " of 19, " in summary
+
+
+def test_an_empty_input_is_an_error(model, tmp_path):
+    """As in Python: what should have written it has failed."""
+    (tmp_path / "out.jsonl").write_text("old")
+    result = run("--model", model, "--output", tmp_path / "out.jsonl", text=" \n\n")
+    assert result.returncode == 1 and one_line(result.stderr) == "error: stdin: there are no questions in it\n"
+    assert (tmp_path / "out.jsonl").read_text() == "old"
+
+
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
         ([], "--model is missing"),
         (["--nonsense"], "'--nonsense' is no flag"),
         (["-x"], "'-x' is no flag"),
+        (["-xy"], "'-xy' is no flag"),
+        (["--mod", "m"], "'--mod' is no flag"),
+        (["--tokenize=yes"], "'--tokenize=yes' is no flag"),
         (["question.jsonl"], "'question.jsonl' is no flag"),
+        (["--model", "m", "question.jsonl", "--threads", "1"], "'question.jsonl' is no flag"),
         (["--model"], "--model needs a value"),
         (["--model", "m", "--score", "bytes"], "--score takes sum, mean or pmi, not 'bytes'"),
         (["--model", "m", "--score", "pmi", "--reference", "r"], "so it takes no --reference"),
@@ -456,6 +738,7 @@ def test_a_bad_line_is_recorded_and_the_rest_is_scored(model, tmp_path):
         (["--model", "m", "--threads", "0"], "--threads takes a number from 1"),
         (["--model", "m", "--threads", "two"], "--threads takes a number from 1"),
         (["--model", "m", "--batch-tokens", "1e3"], "--batch-tokens takes a number from 1"),
+        (["--model", "m", "--max-row-tokens=0"], "--max-row-tokens takes a number from 1"),
     ],
 )
 def test_a_bad_flag_ends_with_2(flags, what):

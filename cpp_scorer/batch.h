@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "packer.h"
+#include "prefetcher.h"
+
+/// Questions for one run. A row at fault makes a batch by itself, which is not run.
+class Batch {
+ public:
+  explicit Batch(PreparedQuestion first) { add(std::move(first)); }
+
+  /// Whether the question may join: within `batch_tokens` padded tokens (questions x longest row), a tenth of them
+  /// padding at most, since padding costs as much as tokens do.
+  bool accepts(const PreparedQuestion& question, int64_t batch_tokens) const;
+
+  void add(PreparedQuestion question);
+
+  const std::vector<PreparedQuestion>& questions() const { return questions_; }
+
+  PackedBatch packed() const;
+
+  /// The same endings after another prompt.
+  PackedBatch packed_after(const std::vector<int64_t>& prompt_ids) const;
+
+ private:
+  std::vector<PreparedQuestion> questions_;
+  int64_t longest_ = 0, tokens_ = 0;
+};

@@ -1,0 +1,144 @@
+#include "command_line.h"
+
+#include <getopt.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <iterator>
+#include <system_error>
+
+#include "threads.h"
+
+const char* const kHelp = R"(usage: score --model MODEL.onnx [options] < questions.jsonl > predictions.jsonl
+
+Scores the candidate endings of every question and chooses one. Questions are JSON lines in any of these forms:
+  {"context": "...", "endings": ["...", "..."], "label": 0}      label, answer, scores and id may be left out
+  {"citing_prompt": "...", "holding_0": "...", "holding_1": "...", "label": 0}
+  {"question": "...", "choices": ["...", "..."], "answer": "B"}
+  {"prompt": "...", "responses": ["...", "..."], "scores": [1, 0]}
+
+  --model FILE          the model that export.py wrote, its other files beside it (required)
+  --input FILE|-        questions (default -, standard input)
+  --output FILE|-       predictions (default -, standard output)
+  --score NAME          choose by the ending's log-prob (sum, the default), by its mean over tokens (mean), or less
+                        its log-prob after a neutral prompt (pmi, which takes a second, shorter run)
+  --reference FILE      choose by the log-ratio to this model, the quantity that preference training trains: sum becomes
+                        reward
+  --device cpu|cuda     where to run (default cpu)
+  --threads N           processor threads (default: the physical cores)
+  --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all
+                        of an int8 model (default 512)
+  --max-row-tokens N    tokens of prompt and endings; a row of more becomes an error record, since memory grows by the
+                        square of them (default 4096)
+  --max-candidates N    endings of a row (default 1024)
+  --max-line-bytes N    bytes of a line (default 4194304)
+  --check               check the bytes of the weights and the answers to the export's golden questions, score nothing;
+                        exit code 0, or 1 where something differs
+  --tokenize            read lines with "text", write lines with "ids", run nothing
+  --tokenizer FILE      with --tokenize, instead of --model: this tokenizer.json, or why it cannot be read
+  --version             print the versions of this program and of onnxruntime
+  --help                print this
+
+A row that cannot be scored becomes a record with "error", and has its line on standard error; the next row is answered.
+
+Exit code: 0 every row was scored, 3 all is done but some rows are error records, 1 bad input, output or model, or no
+questions, 2 bad flag, 128 + N ended by signal N. An --output file appears whole or not at all; if the program ends
+before, its message names the file in which the answers so far are kept.
+)";
+
+namespace {
+
+int64_t positive_number(const std::string& flag, const std::string& text, int64_t largest) {
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < 1 || number > largest) {
+    throw BadFlag(flag + " takes a number from 1 to " + std::to_string(largest) + ", not '" + text + "'");
+  }
+  return number;
+}
+
+/// Which of two words a flag was given: false for the first, true for the second.
+bool is_second(const std::string& flag, const std::string& text, const std::string& first, const std::string& second) {
+  if (text != first && text != second) throw BadFlag(flag + " takes " + first + " or " + second + ", not '" + text + "'");
+  return text == second;
+}
+
+Score score_named(const std::string& text) {
+  for (const Score score : {Score::kSum, Score::kMean, Score::kPmi}) {
+    if (name_of(score) == text) return score;
+  }
+  throw BadFlag("--score takes sum, mean or pmi, not '" + text + "'");
+}
+
+[[noreturn]] void fail_unknown(const std::string& given) { throw BadFlag("'" + given + "' is no flag of this program"); }
+
+}  // namespace
+
+CommandLine parse_command_line(int argc, char** argv) {
+  enum {
+    kModel = 1, kInput, kOutput, kScore, kReference, kDevice, kThreads, kBatchTokens, kMaxRowTokens, kMaxCandidates,
+    kMaxLineBytes, kCheck, kTokenize, kTokenizer, kVersion, kHelpFlag
+  };
+  const option flags[] = {{"model", required_argument, nullptr, kModel},
+                          {"input", required_argument, nullptr, kInput},
+                          {"output", required_argument, nullptr, kOutput},
+                          {"score", required_argument, nullptr, kScore},
+                          {"reference", required_argument, nullptr, kReference},
+                          {"device", required_argument, nullptr, kDevice},
+                          {"threads", required_argument, nullptr, kThreads},
+                          {"batch-tokens", required_argument, nullptr, kBatchTokens},
+                          {"max-row-tokens", required_argument, nullptr, kMaxRowTokens},
+                          {"max-candidates", required_argument, nullptr, kMaxCandidates},
+                          {"max-line-bytes", required_argument, nullptr, kMaxLineBytes},
+                          {"check", no_argument, nullptr, kCheck},
+                          {"tokenize", no_argument, nullptr, kTokenize},
+                          {"tokenizer", required_argument, nullptr, kTokenizer},
+                          {"version", no_argument, nullptr, kVersion},
+                          {"help", no_argument, nullptr, kHelpFlag},
+                          {nullptr, 0, nullptr, 0}};
+  CommandLine line;
+  line.threads = usable_cores();
+  opterr = 0;
+  // A "+" keeps the arguments in their order, so that the one read is known before.
+  for (int flag, at = optind; (flag = getopt_long(argc, argv, "+:", flags, nullptr)) != -1; at = optind) {
+    const std::string given = argv[at], name = given.substr(0, given.find('=')), value = optarg ? optarg : "";
+    // getopt_long takes any beginning of a name that fits one flag.
+    const bool whole = std::any_of(std::begin(flags), std::prev(std::end(flags)),
+                                   [&](const option& known) { return name == std::string("--") + known.name; });
+    if (flag == '?' || !whole) fail_unknown(given);
+    if (flag == ':') throw BadFlag(name + " needs a value");
+    switch (flag) {
+      case kModel: line.model = value; break;
+      case kInput: line.input = value; break;
+      case kOutput: line.output = value; break;
+      case kScore: line.score = score_named(value); break;
+      case kReference: line.reference = value; break;
+      case kDevice: line.device = is_second(name, value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
+      case kThreads: line.threads = static_cast<int>(positive_number(name, value, 1024)); break;
+      case kBatchTokens: line.batch_tokens = positive_number(name, value, 1 << 20); break;
+      case kMaxRowTokens: line.limits.tokens = positive_number(name, value, 1 << 20); break;
+      case kMaxCandidates: line.limits.candidates = positive_number(name, value, 1 << 20); break;
+      case kMaxLineBytes: line.longest_line = positive_number(name, value, 1 << 30); break;
+      case kCheck: line.check = true; break;
+      case kTokenize: line.tokenize = true; break;
+      case kTokenizer: line.tokenizer = value; break;
+      case kVersion: line.version = true; break;
+      case kHelpFlag: line.help = true; break;
+    }
+  }
+  if (optind < argc) fail_unknown(argv[optind]);
+  if (line.version || line.help) return line;
+  if (!line.tokenizer.empty() && (!line.tokenize || !line.model.empty())) {
+    throw BadFlag("--tokenizer goes with --tokenize and without --model, which brings its own");
+  }
+  if (line.model.empty() && line.tokenizer.empty()) throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
+  if (line.score == Score::kPmi && !line.reference.empty()) {
+    throw BadFlag("--score pmi sets log-probs against those after a neutral prompt, so it takes no --reference");
+  }
+  if (line.score == Score::kSum && !line.reference.empty()) line.score = Score::kReward;
+  if (line.input == "-" && !line.check && isatty(STDIN_FILENO)) {
+    throw BadFlag("no questions: score --model " + line.model + " --input questions.jsonl (or pipe them in)");
+  }
+  return line;
+}

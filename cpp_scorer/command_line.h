@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "prediction.h"
+#include "prefetcher.h"
+#include "session.h"
+
+/// What a flag says. Only main.cpp includes this.
+struct CommandLine {
+  std::string model, tokenizer, reference, input = "-", output = "-";
+  Score score = Score::kSum;
+  Device device = Device::kCpu;
+  int threads = 0;
+  int64_t batch_tokens = 512;
+  RowLimits limits{4096, 1024};
+  size_t longest_line = 4 * 1024 * 1024;  // bytes
+  bool check = false, tokenize = false, version = false, help = false;
+};
+
+/// The command line cannot be followed: one line, and the program ends with code 2.
+class BadFlag : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+extern const char* const kHelp;
+
+/// Throws BadFlag for a flag that it does not know, whole and by its full name, and for a value that the flag does not take.
+CommandLine parse_command_line(int argc, char** argv);
