@@ -69,7 +69,8 @@ def test_a_private_name_is_there_and_used_where_it_is_said_to_be(name):
     try:
         pkgutil.resolve_name(name)
     except (ImportError, AttributeError):
-        pytest.fail(f"{library} {importlib.metadata.version(library)} has no {name} any more; used in {', '.join(files)}")
+        version = importlib.metadata.version(library)
+        pytest.fail(f"{library} {version} has no {name} any more; used in {', '.join(files)}")
     for file in files:
         assert name.rpartition(".")[2] in (ROOT / file).read_text(encoding="utf-8"), f"{file} uses {name} no more"
 
