@@ -36,7 +36,8 @@ def test_predictions_equal_unpacked_forwards(tmp_path, model_folder, data_folder
             assert record["bytes"] == [len(ending.strip().encode()) for ending in item.question.endings]
             means = [value / count for value, count in zip(record["logprobs"], record["tokens"], strict=True)]
             assert record["prediction"] == means.index(max(means))
-            assert list(record) == ["id", "prediction", "label", "score", "logprobs", "tokens", "bytes", "truncated"]
+            names = ["id", "prediction", "label", "score", "logprobs", "tokens", "bytes", "truncated", "contract"]
+            assert list(record) == names and record["contract"] == PromptConfig("{context}").digest
 
 
 def test_the_report_has_interval_baselines_and_histogram(capsys, model_folder, data_folder):

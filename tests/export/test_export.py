@@ -129,6 +129,7 @@ def test_log_probs_are_all_that_leaves_the_graph(graph):
 def test_metadata_carry_all_that_the_scorer_needs(exported, run_folder, tokenizer):
     metadata = read_metadata(exported / "model.onnx")
     prompt = PromptConfig.load(run_folder)
+    assert metadata["contract"] == prompt.digest
     assert metadata["template"] == prompt.template and metadata["max_length"] == str(prompt.max_length)
     assert metadata["end_token_id"] == str(tokenizer.eos_token_id) and metadata["end_token"] == tokenizer.eos_token
     training = json.loads(metadata["training"])
