@@ -158,15 +158,19 @@ def test_a_constant_for_each_number_of_candidates(train, tmp_path, capsys):
     assert f"constant, {-math.log(4):+.4f} or {-math.log(2):+.4f}\n" in capsys.readouterr().out
 
 
-def test_flags_without_effect_are_named(capsys):
-    train_sdpo.read_settings(["--loss", "listwise", "--beta", "0.5", "--power", "2", "--output", "x"])
-    assert "without effect under the other settings: --beta, --power\n" in capsys.readouterr().out
-    flags = ["--negatives", "hard", "--hard-temperature", "5", "--self-negatives", "4"]
-    train_sdpo.read_settings(["--loss", "sft", *flags, "--output", "x"])
-    said = "without effect under the other settings: --hard-temperature, --negatives, --self-negatives\n"
-    assert said in capsys.readouterr().out
-    train_sdpo.read_settings(["--loss", "swepo", "--beta", "0.5", "--power", "2", "--output", "x"])
-    assert not capsys.readouterr().out
+def test_flags_without_effect_are_named(tmp_path, capsys):
+    weights = ["--beta", "0.5", "--power", "2"]
+    drawn = ["--negatives", "hard", "--hard-temperature", "5", "--self-negatives", "4"]
+    note = "note: without effect under the other settings: "
+    for loss, flags, said in (
+        ("listwise", weights, f"{note}--beta, --power
+"),
+        ("sft", drawn, f"{note}--hard-temperature, --negatives, --self-negatives
+"),
+        ("swepo", weights, ""),
+    ):
+        with train_sdpo.claim(["--loss", loss, *flags, "--output", str(tmp_path / "x")]):
+            assert capsys.readouterr().out == said
 
 
 def test_sft_first_then_preference_from_there(train, data_folder, capsys):
