@@ -7,7 +7,8 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-from lib import demo_data, demo_model
+from lib.demo import data as demo_data
+from lib.demo import model as demo_model
 from lib.questions.baselines import baselines
 from lib.questions.data import load_split
 

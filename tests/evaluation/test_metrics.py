@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from lib import metrics
+from lib.evaluation import metrics
 from lib.evaluation.metrics import (
     bootstrap_interval,
     by_name,

@@ -321,7 +321,7 @@ def test_eval_mc_writes_a_whole_new_folder(tmp_path, model_folder, data_folder, 
 
 
 def test_a_report_that_fails_leaves_nothing(tmp_path, tokenizer, data_folder, monkeypatch):
-    from lib import report
+    from lib.evaluation import report
 
     monkeypatch.setattr(report, "page_data", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

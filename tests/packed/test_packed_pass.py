@@ -5,9 +5,9 @@ import torch
 from accelerate import Accelerator
 from conftest import CASEHOLD, QWEN2_TOKENIZER, needs_casehold, rows, tiny_model
 
-from lib import pack as packing
-from lib import scoring
 from lib.models.loading import load_tokenizer
+from lib.packed import pack as packing
+from lib.packed import scoring
 from lib.packed.inference import score_questions
 from lib.packed.onednn_layers import ATTENTION
 from lib.packed.pack import PackedBatch, pack
