@@ -27,6 +27,14 @@ def arguments(model: Path, data: Path, *more) -> list[str]:
     return ["--model", str(model), "--data", str(data), "--batch-size", "3", "--learning-rate", "1e-3", *map(str, more)]
 
 
+def train_in(folder: Path, *flags) -> Path:
+    """Train as runs/a in a folder: the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train_sdpo.main(arguments(*flags, "--output", "runs/a")) == 0
+    return folder / "runs" / "a"
+
+
 def values(run: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in TIMINGS} for line in read_metrics(run)]
 
@@ -34,11 +42,7 @@ def values(run: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, model_folder, data_folder) -> Path:
     """A run never interrupted: 13 questions in batches of 3, two epochs, dropout on."""
-    folder = tmp_path_factory.mktemp("finished")
-    run_python(
-        ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, "--epochs", 2, "--output", "runs/a"), cwd=folder
-    )
-    return folder / "runs" / "a"
+    return train_in(tmp_path_factory.mktemp("finished"), model_folder, data_folder, "--epochs", 2)
 
 
 def test_step_0_is_ln_of_5_with_zero_rewards(finished):
@@ -93,7 +97,7 @@ def test_every_adapter_weight_changed_and_no_other(finished, model_folder):
 
 def test_the_loss_falls_where_it_may_overfit(tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(tmp_path)
-    flags = ["--epochs", 12, "--learning-rate", "5e-3", "--lora-dropout", 0, "--output", "runs/b"]
+    flags = ["--limit", 6, "--epochs", 12, "--learning-rate", "5e-3", "--lora-dropout", 0, "--output", "runs/b"]
     assert train_sdpo.main(arguments(model_folder, data_folder, *flags)) == 0
     steps = [line for line in read_metrics(Path("runs/b")) if "loss" in line]
     assert sum(line["loss"] for line in steps[-5:]) / 5 < 0.5 * math.log(5)
@@ -114,7 +118,7 @@ def test_real_questions_can_be_learnt_by_heart(tmp_path, monkeypatch):
     assert sum(line["reward_accuracy"] for line in steps[-10:]) / 10 > 0.9
 
 
-def test_killed_and_resumed_equals_never_killed(finished, tmp_path, model_folder, data_folder):
+def test_killed_and_resumed_equals_never_killed(finished, tmp_path, monkeypatch, model_folder, data_folder):
     command = [
         sys.executable,
         str(ROOT / "train_sdpo.py"),
@@ -131,7 +135,8 @@ def test_killed_and_resumed_equals_never_killed(finished, tmp_path, model_folder
     assert not (run / "adapter_config.json").exists()
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss": ')  # a line cut short by the kill
-    run_python(ROOT / "train_sdpo.py", "--resume", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert train_sdpo.main(["--resume"]) == 0
     assert (run / "adapter_model.safetensors").read_bytes() == (finished / "adapter_model.safetensors").read_bytes()
     assert values(run) == values(finished)
 
@@ -162,9 +167,8 @@ def test_accumulation_equals_one_batch(tmp_path, monkeypatch, model_folder, data
 
 def test_two_processes_equal_one(tmp_path, model_folder, data_folder):
     flags = ["--epochs", 1, "--lora-dropout", 0, "--output"]
-    run_python(
-        ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *flags, "one", "--batch-size", 4), cwd=tmp_path
-    )
+    one = [*map(str, flags), str(tmp_path / "one"), "--batch-size", "4"]
+    assert train_sdpo.main(arguments(model_folder, data_folder, *one)) == 0
     run_python(
         *("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29511, ROOT / "train_sdpo.py"),
         *arguments(model_folder, data_folder, *flags, "two", "--batch-size", 2),
@@ -238,10 +242,7 @@ def test_starting_from_a_run_merges_its_adapter(finished, tmp_path, monkeypatch,
 @pytest.fixture(scope="module")
 def fully_tuned(tmp_path_factory, model_folder, data_folder) -> Path:
     """Every weight trained, two epochs of 13 questions in batches of 3."""
-    folder = tmp_path_factory.mktemp("full")
-    flags = ["--lora-r", 0, "--epochs", 2, "--output", "runs/a"]
-    run_python(ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *flags), cwd=folder)
-    return folder / "runs" / "a"
+    return train_in(tmp_path_factory.mktemp("full"), model_folder, data_folder, "--lora-r", 0, "--epochs", 2)
 
 
 def test_full_fine_tuning_starts_at_the_reference_and_changes_every_weight(fully_tuned, model_folder):
