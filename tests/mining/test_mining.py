@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import CASEHOLD, ROOT, opinions, rows, run_python, write_jsonl
+from conftest import CASEHOLD, ROOT, opinions, rows, run_main, run_python, write_jsonl
 
 from lib.errors import InputError
 from lib.mining.holdings import candidate_form
@@ -213,7 +213,7 @@ def test_mined_questions_are_whole(mined):
 
 def test_mining_is_the_same_each_time_and_for_any_number_of_workers(mined, tmp_path):
     source = mined.parent / "opinions.jsonl"
-    run_python(ROOT / "tools" / "mine_holdings.py", source, "--output", "two", "--workers", 2, cwd=tmp_path)
+    assert mine_holdings.main([str(source), "--output", str(tmp_path / "two"), "--workers", "2"]) == 0
     assert mine_holdings.main([str(source), "--output", str(tmp_path / "seed"), "--workers", "1", "--seed", "1"]) == 0
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "report.md"):
         assert (tmp_path / "two" / name).read_bytes() == (mined / name).read_bytes()
@@ -298,7 +298,7 @@ def test_exit_codes(tmp_path):
     script = ROOT / "tools" / "mine_holdings.py"
     result = run_python(script, "nowhere", "--output", "out", cwd=tmp_path, check=False)
     assert result.returncode == 1 and result.stderr.startswith("error: nowhere: ")
-    result = run_python(script, ".", "--output", "out", "--test-share", "0.95", cwd=tmp_path, check=False)
+    result = run_main(mine_holdings.main, ".", "--output", "out", "--test-share", "0.95")
     assert result.returncode == 2 and "leave nothing to train on" in result.stderr
 
 

@@ -149,7 +149,7 @@ def test_a_broken_checkpoint_is_named(tokenizer, tmp_path):
 
 def test_the_model_is_one_to_train_from(finished, tmp_path, monkeypatch, data_folder):
     monkeypatch.chdir(tmp_path)
-    flags = ["--model", finished, "--data", data_folder, "--epochs", 1, "--limit", 4, "--output", "runs/a"]
+    flags = ["--model", finished, "--data", data_folder, "--epochs", 1, "--limit", 2, "--output", "runs/a"]
     assert train_sdpo.main(list(map(str, flags))) == 0
     steps = [line for line in read_metrics(Path("runs/a")) if "loss" in line]
     assert steps[0]["loss"] == pytest.approx(math.log(5), abs=1e-4)
@@ -171,7 +171,7 @@ def test_excluded_texts_are_left_out_and_counted(tmp_path, text, capsys):
     question = rows(1)[0] | {"context": f"{told} and more (<HOLDING>)."}
     source = write_jsonl(tmp_path / "questions.jsonl", [question])
     flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--precision", "fp32", "--exclude", str(source)]
-    pretrain_lm.main([*flags, "--output", str(tmp_path / "model")])
+    pretrain_lm.main([*flags, "--batch-size", "32", "--output", str(tmp_path / "model")])
     assert "64 read, 1 left out" in capsys.readouterr().out
 
 
