@@ -1,12 +1,15 @@
 """What the tests share: questions, a small tokenizer in Qwen2's form, and tiny models with weights large enough that a
 wrong position or a leaking branch shows in every log-prob."""
 
+import contextlib
+import gc
+import io
 import json
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 CASEHOLD = Path(os.environ.get("CASEHOLD_DIR", ROOT.parent / "shared" / "casehold"))
 SCORE = ROOT / "cpp_scorer" / "score"
 QWEN2_TOKENIZER = ROOT.parent / "shared" / "qwen2_tokenizer"
+from lib.errors import run_script  # noqa: E402
 from lib.pretraining.language_model import train_tokenizer  # noqa: E402
 
 VOCAB_SIZE = 400
@@ -39,6 +43,12 @@ needs_casehold = pytest.mark.skipif(
     not (CASEHOLD.is_dir() and QWEN2_TOKENIZER.is_dir()),
     reason="real CaseHOLD rows and the Qwen2 tokenizer are not here (../shared, or CASEHOLD_DIR)",
 )
+
+
+def pytest_collection_finish():
+    """Training collects garbage after each run: it need not walk through all that was imported every time."""
+    gc.collect()
+    gc.freeze()
 
 
 def rows(count: int, num_candidates: int = 5, start: int = 0) -> list[dict]:
@@ -81,6 +91,13 @@ def write_jsonl(path: Path, records: list[dict]) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer() -> Qwen2TokenizerFast:
     return train_tokenizer([text for row in rows(64) for text in (row["context"], *row["endings"])], VOCAB_SIZE)
+
+
+@pytest.fixture(scope="session")
+def qwen2() -> Qwen2TokenizerFast:
+    from lib.models.loading import load_tokenizer
+
+    return load_tokenizer(str(QWEN2_TOKENIZER))
 
 
 def tiny_model(family: str = "qwen2", vocab_size: int = VOCAB_SIZE, **changes):
@@ -141,13 +158,16 @@ def encode(tokenizer, tmp_path):
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory, data_folder):
-    """A model folder to an ONNX file."""
+    """A model folder to an ONNX file, as where optimum is not installed."""
     import export as export_script
 
     def export_model(model: Path) -> Path:
         path = tmp_path_factory.mktemp("onnx") / "model.onnx"
         flags = ["--model", model, "--output", path, "--data", data_folder, "--limit", "2"]
-        export_script.main([*map(str, flags)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "optimum", None)
+            patch.setitem(sys.modules, "optimum.onnxruntime", None)
+            export_script.main([*map(str, flags)])
         return path
 
     return export_model
@@ -178,8 +198,16 @@ def scorer() -> Path:
     return SCORE
 
 
+def run_main(main: Callable, *arguments) -> subprocess.CompletedProcess:
+    """What a script's `main` ends with and says, in this process: its start costs seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+        run_script(lambda: main([*map(str, arguments)]))
+    return subprocess.CompletedProcess(arguments, left.value.code, out.getvalue(), err.getvalue())
+
+
 def run_python(*arguments, cwd: Path, check: bool = True, **environment) -> subprocess.CompletedProcess:
-    """Run a script of the project as its user would."""
+    """Run a script of the project as its user would, in a process of its own."""
     result = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import CASEHOLD, QWEN2_TOKENIZER, needs_casehold, write_jsonl
+from conftest import CASEHOLD, needs_casehold, write_jsonl
 from playwright.sync_api import sync_playwright
 
 import eval_mc
@@ -16,7 +16,6 @@ from lib.evaluation.metrics import log_probabilities, margins
 from lib.evaluation.report import Evaluation, pieces, write_report
 from lib.evaluation.scores import Scored
 from lib.evaluation.summary import summarise
-from lib.models.loading import load_tokenizer
 from lib.questions.data import STRIP, load_split
 from lib.questions.prompt import PromptConfig, encode_questions
 
@@ -46,11 +45,6 @@ def make_report(folder, data, tokenizer, title="a model") -> list[dict]:
     records = scored.predictions("mean")
     write_report(folder, Evaluation(title, data, scored, records, summarise(data, scored, records), [], tokenizer))
     return records
-
-
-@pytest.fixture(scope="module")
-def qwen2():
-    return load_tokenizer(str(QWEN2_TOKENIZER))
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_jsonl
 from scipy.stats import norm
 
+import eval_mc
 import lib.experiments.sweep
+import train_sdpo
 from lib.errors import InputError
 from lib.evaluation.predictions import write_predictions
 from lib.experiments import results, variations
@@ -47,11 +51,41 @@ def contents(folder: Path) -> dict[Path, bytes | int]:
     }
 
 
+@contextmanager
+def in_this_process(folder: Path, train=train_sdpo.main):
+    """Below `folder`, a sweep's scripts run one after the other in this process and its first thread, whose signals
+    they take over: as processes they take seconds each to start."""
+
+    class Inline(Executor):
+        def __init__(self, jobs: int):
+            pass
+
+        def submit(self, function, *given) -> Future:
+            future = Future()
+            future.set_result(function(*given))
+            return future
+
+    def run(sweep: Sweep, name: str, script: str, *flags: str) -> None:
+        assert {"train_sdpo.py": train, "eval_mc.py": eval_mc.main}[script]([*flags]) == 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(lib.experiments.sweep, "ThreadPoolExecutor", Inline)
+        patch.setattr(Sweep, "_script", run)
+        yield
+
+
+def interrupted(_) -> int:
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
 def gone_on_with(tmp_path_factory, model_folder, data_folder) -> Path:
-    """A sweep that is killed with the scripts it started as soon as one of its two runs takes a step, and the same
-    command again."""
+    """A sweep that is interrupted before its first run, then killed with the scripts it started as soon as one of its
+    two runs takes a step, and the same command once more. What is killed runs as processes."""
     folder = tmp_path_factory.mktemp("sweep")
+    with in_this_process(folder, train=interrupted), pytest.raises(KeyboardInterrupt):
+        script.main(arguments(model_folder, data_folder))
     process = subprocess.Popen(
         [sys.executable, str(SWEEP), *arguments(model_folder, data_folder)],
         cwd=folder,
@@ -68,8 +102,7 @@ def gone_on_with(tmp_path_factory, model_folder, data_folder) -> Path:
     process.wait()
     unfinished = [path.parent for path in folder.glob("grid/runs/*/run.json") if not read_run(path.parent)["finished"]]
     assert unfinished and not (folder / "grid" / "report.md").exists()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with in_this_process(folder):
         assert script.main(arguments(model_folder, data_folder)) == 0
     return folder / "grid"
 

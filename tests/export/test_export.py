@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
-from conftest import ROOT, SCORE, rows, run_python, tiny_model
+from conftest import SCORE, rows, run_main, tiny_model
 from transformers import AutoModelForCausalLM
 
 import eval_mc
@@ -49,9 +50,18 @@ def exports(tmp_path_factory, run_folder, data_folder) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("onnx")
     common = ["--model", str(run_folder), "--data", str(data_folder)]
     assert export.main([*common, "--output", str(folder / "model.onnx"), "--merged-dir", str(folder / "merged")]) == 0
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    with contextlib.redirect_stdout(io.StringIO()) as printed, traced_before(folder / "model.onnx"):
         assert export.main([*common, "--output", str(folder / "model.int8.onnx"), "--quantize", "int8"]) == 0
     return folder, printed.getvalue()
+
+
+@contextlib.contextmanager
+def traced_before(path: Path):
+    """Another export of the same model begins with the graph at `path`: the trace alone takes seconds. What follows,
+    the comparison with PyTorch included, is done on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "export_graph", lambda _: onnx_ir.load(path))
+        yield
 
 
 @pytest.fixture
@@ -60,9 +70,13 @@ def exported(exports) -> Path:
 
 
 @pytest.fixture(scope="module", params=["qwen2", "llama", "qwen3", "tied"])
-def graph(request, tmp_path_factory):
+def graph(request, tmp_path_factory, onnx_model):
     """A model with large weights, its graph in onnxruntime, and the graph's file."""
-    family, changes = (request.param, {}) if request.param != "tied" else ("qwen2", {"tie_word_embeddings": True})
+    if request.param == "qwen2":
+        return PackedScorer(tiny_model()), onnx_scorer(onnx_model), onnx_model
+    family, changes = request.param, {}
+    if request.param == "tied":
+        family, changes = "qwen2", {"tie_word_embeddings": True, "num_hidden_layers": 1}
     model = tiny_model(family, **changes)
     path = write_model(export_graph(model), tmp_path_factory.mktemp("graph"), "model", {})
     for name, weight in tiny_model(family, **changes).state_dict().items():
@@ -190,24 +204,26 @@ def export_flags(model, data, output, *more) -> list[str]:
 
 
 def test_a_second_export_replaces_the_first_whole_and_needs_no_optimum(
-    exported, model_folder, data_folder, tmp_path, monkeypatch
+    exported, onnx_model, model_folder, data_folder, tmp_path, monkeypatch
 ):
+    """`onnx_model` was traced without optimum too."""
     monkeypatch.setitem(sys.modules, "optimum", None)
     monkeypatch.setitem(sys.modules, "optimum.onnxruntime", None)
     folder = shutil.copytree(exported, tmp_path / "onnx")
-    export.main(export_flags(model_folder, data_folder, folder / "model.onnx"))
+    with traced_before(onnx_model):
+        export.main(export_flags(model_folder, data_folder, folder / "model.onnx"))
     named = {read_metadata(folder / name)["data_file"] for name in ("model.onnx", "model.int8.onnx")}
     assert {path.name for path in folder.glob("*.data")} == named
     assert read_metadata(exported / "model.onnx")["data_file"] not in named
 
 
 @pytest.mark.parametrize("what", ["merged model and adapter", "onnxruntime and PyTorch"])
-def test_a_difference_ends_it_and_leaves_nothing(run_folder, data_folder, tmp_path, monkeypatch, what):
+def test_a_difference_ends_it_and_leaves_nothing(exported, run_folder, data_folder, tmp_path, monkeypatch, what):
     def differ(label, one, other):
         return largest_difference(label, np.array(one) + 0.01 if label == what else one, other)
 
     monkeypatch.setattr(export, "largest_difference", differ)
-    with pytest.raises(InputError, match=f"{what}: log-probs differ by 0.01"):
+    with pytest.raises(InputError, match=f"{what}: log-probs differ by 0.01"), traced_before(exported / "model.onnx"):
         export.main(export_flags(run_folder, data_folder, tmp_path / "out" / "model.onnx"))
     assert list(tmp_path.rglob("*.*")) == []
 
@@ -284,6 +300,6 @@ def test_broken_weights_end_with_one_line(model_folder, data_folder, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "broken" / name).write_bytes((model_folder / name).read_bytes())
     flags = export_flags(tmp_path / "broken", data_folder, tmp_path / "model.onnx")
-    result = run_python(ROOT / "export.py", *flags, cwd=tmp_path, check=False)
+    result = run_main(export.main, *flags)
     assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in result.stderr and not list(tmp_path.glob("*.onnx"))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CASEHOLD, ROOT, opinions, rows, run_python, write_jsonl
+from conftest import CASEHOLD, ROOT, opinions, rows, run_main, run_python, write_jsonl
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.errors import InputError
@@ -253,7 +253,8 @@ def test_mined_questions_are_whole(mined):
 
 def test_mining_is_the_same_each_time_and_for_any_number_of_workers(mined, tmp_path):
     flags = [mined.parent / "opinions.jsonl", "--exclude", mined.parent / "excluded.jsonl"]
-    run_python(ROOT / "tools" / "mine_holdings.py", *flags, "--output", "two", "--workers", 2, cwd=tmp_path)
+    two = [*flags, "--output", tmp_path / "two", "--workers", 2]
+    assert mine_holdings.main(list(map(str, two))) == 0
     flags += ["--output", tmp_path / "seed", "--workers", "1", "--seed", "1"]
     assert mine_holdings.main(list(map(str, flags))) == 0
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "report.md"):
@@ -414,7 +415,7 @@ def test_exit_codes(tmp_path):
     script = ROOT / "tools" / "mine_holdings.py"
     result = run_python(script, "nowhere", "--output", "out", cwd=tmp_path, check=False)
     assert result.returncode == 1 and result.stderr.startswith("error: nowhere: ")
-    result = run_python(script, ".", "--output", "out", "--test-share", "0.95", cwd=tmp_path, check=False)
+    result = run_main(mine_holdings.main, ".", "--output", "out", "--test-share", "0.95")
     assert result.returncode == 2 and "leave nothing to train on" in result.stderr
 
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import CASEHOLD, QWEN2_TOKENIZER, needs_casehold, rows, tiny_model
+from conftest import CASEHOLD, needs_casehold, rows, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib.models.loading import load_tokenizer
 from lib.packed import pack as packing
 from lib.packed import scoring
 from lib.packed.inference import like_length, score_questions
@@ -164,9 +163,9 @@ def test_chunked_projection_changes_neither_values_nor_gradients(encode, monkeyp
 
 @needs_casehold
 @torch.no_grad()
-def test_packed_equals_unpacked_on_real_casehold_with_the_real_tokenizer():
-    data = load_split(str(CASEHOLD), "test", limit=4)
-    encoded = encode_questions(data.questions, load_tokenizer(str(QWEN2_TOKENIZER)), PromptConfig("{context}"))
+def test_packed_equals_unpacked_on_real_casehold_with_the_real_tokenizer(qwen2):
+    data = load_split(str(CASEHOLD), "test", limit=2)
+    encoded = encode_questions(data.questions, qwen2, PromptConfig("{context}"))
     model = tiny_model(vocab_size=151_936, hidden_size=32)
     packed = PackedScorer(model)(pack(encoded))
     for values, item in zip(packed, encoded, strict=True):

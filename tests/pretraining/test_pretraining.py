@@ -192,7 +192,7 @@ def test_a_broken_checkpoint_is_named(tokenizer, tmp_path):
 
 def test_the_model_is_one_to_train_from(finished, tmp_path, monkeypatch, data_folder):
     monkeypatch.chdir(tmp_path)
-    flags = ["--model", finished, "--data", data_folder, "--epochs", 1, "--limit", 4, "--output", "runs/a"]
+    flags = ["--model", finished, "--data", data_folder, "--epochs", 1, "--limit", 2, "--output", "runs/a"]
     assert train_sdpo.main(list(map(str, flags))) == 0
     steps = [line for line in read_metrics(Path("runs/a")) if "loss" in line]
     assert steps[0]["loss"] == pytest.approx(math.log(5), abs=1e-4)
@@ -224,7 +224,7 @@ def test_excluded_texts_and_passages_are_left_out_and_counted(tmp_path, text, ca
     monkeypatch.setattr(pretrain_lm, "prepare", lambda texts, *rest: prepared.extend(texts) or prepare(texts, *rest))
     flags = ["--text", str(text), "--questions", str(folder), "--exclude", str(folder), *FLAGS]
     flags += ["--epochs", "1", "--output", str(tmp_path / "model")]
-    pretrain_lm.start(pretrain_lm.read_settings(flags), tmp_path / "model" / "pretraining")
+    pretrain_lm.start(pretrain_lm.read_settings(flags))
     printed = capsys.readouterr().out
     assert "texts: 64 read, 1 left out" in printed and "questions: 41 read, 2 left out" in printed
     filled = filled_passages([folder])

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CASEHOLD, OBJECTS, QWEN2_TOKENIZER, SUBJECTS, VERBS, needs_casehold, rows, tiny_model, write_jsonl
+from conftest import CASEHOLD, OBJECTS, SUBJECTS, VERBS, needs_casehold, rows, tiny_model, write_jsonl
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
 
 import eval_mc
 import train_sdpo
@@ -29,6 +28,7 @@ NEGATIVES = {
     "all": ["--negatives", "hard", "--self-negatives", 2, "--rewards", "similarity"],
 }
 FAST = [("swepo", "all")]
+ONE_STEP = ["--limit", 2, "--epochs", 1]
 
 
 def graded_rows(count: int, seed: int = 0) -> list[dict]:
@@ -94,7 +94,7 @@ def test_the_generated_set_has_several_positives():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_falls_on_graded_data_and_reports_what_it_defines(train, graded, name):
-    flags = ["--loss", name, "--epochs", 8, "--batch-size", 8, "--lora-dropout", 0, "--num-neg", 6]
+    flags = ["--loss", name, "--epochs", 4, "--batch-size", 4, "--lora-dropout", 0, "--num-neg", 6]
     steps = train(graded, *flags)
     first, last = ([line["loss"] for line in part] for part in (steps[:2], steps[-2:]))
     assert sum(last) < 0.8 * sum(first)
@@ -108,18 +108,23 @@ def test_every_loss_falls_on_graded_data_and_reports_what_it_defines(train, grad
 
 def test_no_reference_is_computed_where_none_is_asked_for(train, data_folder, monkeypatch):
     calls = []
-    compute = preparation.reference_logprobs
-    monkeypatch.setattr(preparation, "reference_logprobs", lambda *args: calls.append(args) or compute(*args))
+    compute = train_sdpo.reference_logprobs
+
+    def counted(*args, **more):
+        calls.append(args)
+        return compute(*args, **more)
+
+    monkeypatch.setattr(train_sdpo, "reference_logprobs", counted)
     monkeypatch.setattr(preparation, "write_endings", None)  # nor is anything written
     for flags in (["--loss", "listwise"], ["--loss", "sft", "--negatives", "hard", "--self-negatives", 2]):
-        train(data_folder, *flags, "--epochs", 1)
+        train(data_folder, *flags, *ONE_STEP)
     assert not calls
-    train(data_folder, "--loss", "listwise", "--negatives", "hard", "--epochs", 1)
+    train(data_folder, "--loss", "listwise", "--negatives", "hard", *ONE_STEP)
     assert len(calls) == 2  # after the question and after the neutral prompt
 
 
 def test_the_best_alone_with_equal_weights_is_sdpo(train, graded):
-    flags = ["--epochs", 1, "--num-neg", 2]
+    flags = ["--epochs", 1, "--num-neg", 2, "--limit", 6]
     sdpo = train(graded, "--loss", "sdpo", *flags)
     assert train(graded, "--loss", "swepo", "--swepo-groups", "1-vs-k", "--power", 0, *flags) == [
         pytest.approx(line, rel=1e-5, abs=1e-6) for line in sdpo
@@ -128,18 +133,18 @@ def test_the_best_alone_with_equal_weights_is_sdpo(train, graded):
 
 
 def test_sft_weight_adds_the_cross_entropy_of_the_positive(train, data_folder):
-    [first, *_] = train(data_folder, "--sft-weight", 0.25, "--epochs", 1)
+    [first] = train(data_folder, "--sft-weight", 0.25, *ONE_STEP)
     assert first["loss"] == pytest.approx(math.log(5) - 0.25 * first["logprob_chosen"], rel=1e-5)
 
 
 def test_swepo_says_what_its_weights_do_to_one_hot_rewards(train, data_folder, graded, capsys):
-    train(data_folder, "--loss", "swepo", "--power", 2, "--epochs", 1)
+    train(data_folder, "--loss", "swepo", "--power", 2, *ONE_STEP)
     said = "rewards are one-hot: the weights shift every negative's score by one constant, "
     assert f"{said}{-2 * math.log(4):+.4f}\n" in capsys.readouterr().out
-    train(data_folder, "--loss", "swepo", "--weighting", "exp", "--alpha", 2, "--epochs", 1)
+    train(data_folder, "--loss", "swepo", "--weighting", "exp", "--alpha", 2, *ONE_STEP)
     assert f"{said}{2 * (1 / 5 - 4 / 5):+.4f}\n" in capsys.readouterr().out
-    train(graded, "--loss", "swepo", "--epochs", 1)
-    train(data_folder, "--epochs", 1)
+    train(graded, "--loss", "swepo", *ONE_STEP)
+    train(data_folder, *ONE_STEP)
     assert "one-hot" not in capsys.readouterr().out
 
 
@@ -153,7 +158,7 @@ def test_one_reward_of_1_and_none_else_is_one_hot(encode, scores, one_hot):
 
 
 def test_a_constant_for_each_number_of_candidates(train, tmp_path, capsys):
-    data = write_jsonl(tmp_path / "mixed.jsonl", rows(4) + rows(4, num_candidates=3, start=4))
+    data = write_jsonl(tmp_path / "mixed.jsonl", rows(1) + rows(1, num_candidates=3, start=4))
     train(data, "--loss", "swepo", "--epochs", 1)
     assert f"constant, {-math.log(4):+.4f} or {-math.log(2):+.4f}\n" in capsys.readouterr().out
 
@@ -174,8 +179,8 @@ def test_flags_without_effect_are_named(tmp_path, capsys):
 
 
 def test_sft_first_then_preference_from_there(train, data_folder, capsys):
-    train(data_folder, "--loss", "sft", "--epochs", 2)
-    [first, *_, last] = train(data_folder, "--epochs", 2, model="runs/1")
+    train(data_folder, "--loss", "sft", "--epochs", 1)
+    [first, *_, last] = train(data_folder, "--epochs", 1, model="runs/1")
     assert first["loss"] == pytest.approx(math.log(5), abs=1e-4)
     assert abs(first["reward_chosen"]) < 1e-4 and abs(first["reward_rejected"]) < 1e-4
     assert abs(last["reward_chosen"]) > 1e-3
@@ -191,18 +196,18 @@ def test_sft_first_then_preference_from_there(train, data_folder, capsys):
 
 
 def test_another_prompt_than_the_first_run_had_is_said(train, data_folder, capsys):
-    train(data_folder, "--loss", "sft", "--epochs", 1, "--template", "Passage: {context}")
-    train(data_folder, "--epochs", 1, "--template", "Passage: {context}", model="runs/1")
+    train(data_folder, "--loss", "sft", "--template", "Passage: {context}", *ONE_STEP)
+    train(data_folder, "--template", "Passage: {context}", *ONE_STEP, model="runs/1")
     assert "note: runs/1" not in capsys.readouterr().out
-    train(data_folder, "--epochs", 1, model="runs/1")
+    train(data_folder, *ONE_STEP, model="runs/1")
     assert "note: runs/1 was trained with PromptConfig(template='Passage: {context}'" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
-def real_tokenizer_model(tmp_path_factory) -> Path:
+def real_tokenizer_model(tmp_path_factory, qwen2) -> Path:
     folder = tmp_path_factory.mktemp("real")
     tiny_model(vocab_size=151_936).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(QWEN2_TOKENIZER).save_pretrained(folder)
+    qwen2.save_pretrained(folder)
     return folder
 
 
@@ -224,7 +229,8 @@ def test_on_real_questions_the_same_seed_is_the_same_run(train, real_tokenizer_m
 
 
 def test_another_seed_is_another_run(train, data_folder):
-    assert train(data_folder, "--epochs", 1) != train(data_folder, "--epochs", 1, "--seed", 1)
+    flags = ["--epochs", 1, "--limit", 6]
+    assert train(data_folder, *flags) != train(data_folder, *flags, "--seed", 1)
 
 
 @pytest.mark.slow

@@ -30,6 +30,14 @@ def arguments(model: Path, data: Path, *more) -> list[str]:
     return ["--model", str(model), "--data", str(data), "--batch-size", "3", "--learning-rate", "1e-3", *map(str, more)]
 
 
+def train_in(folder: Path, *flags) -> Path:
+    """Train as runs/a in a folder: the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train_sdpo.main(arguments(*flags, "--output", "runs/a")) == 0
+    return folder / "runs" / "a"
+
+
 def values(run: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in TIMINGS} for line in read_metrics(run)]
 
@@ -37,11 +45,7 @@ def values(run: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, model_folder, data_folder) -> Path:
     """A run never interrupted: 13 questions in batches of 3, two epochs, dropout on."""
-    folder = tmp_path_factory.mktemp("finished")
-    run_python(
-        ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, "--epochs", 2, "--output", "runs/a"), cwd=folder
-    )
-    return folder / "runs" / "a"
+    return train_in(tmp_path_factory.mktemp("finished"), model_folder, data_folder, "--epochs", 2)
 
 
 def test_step_0_is_ln_of_5_with_zero_rewards(finished):
@@ -96,7 +100,7 @@ def test_every_adapter_weight_changed_and_no_other(finished, model_folder):
 
 def test_the_loss_falls_where_it_may_overfit(tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(tmp_path)
-    flags = ["--epochs", 12, "--learning-rate", "5e-3", "--lora-dropout", 0, "--output", "runs/b"]
+    flags = ["--limit", 6, "--epochs", 12, "--learning-rate", "5e-3", "--lora-dropout", 0, "--output", "runs/b"]
     assert train_sdpo.main(arguments(model_folder, data_folder, *flags)) == 0
     steps = [line for line in read_metrics(Path("runs/b")) if "loss" in line]
     assert sum(line["loss"] for line in steps[-5:]) / 5 < 0.5 * math.log(5)
@@ -138,7 +142,7 @@ def test_real_questions_can_be_learnt_by_heart(tmp_path, monkeypatch):
     assert sum(line["reward_accuracy"] for line in steps[-10:]) / 10 > 0.9
 
 
-def test_killed_and_resumed_equals_never_killed(finished, tmp_path, model_folder, data_folder):
+def test_killed_and_resumed_equals_never_killed(finished, tmp_path, monkeypatch, model_folder, data_folder):
     command = [
         sys.executable,
         str(ROOT / "train_sdpo.py"),
@@ -155,7 +159,8 @@ def test_killed_and_resumed_equals_never_killed(finished, tmp_path, model_folder
     assert not (run / "adapter_config.json").exists()
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss": ')  # a line cut short by the kill
-    run_python(ROOT / "train_sdpo.py", "--resume", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert train_sdpo.main(["--resume"]) == 0
     assert (run / "adapter_model.safetensors").read_bytes() == (finished / "adapter_model.safetensors").read_bytes()
     assert values(run) == values(finished)
 
@@ -309,10 +314,7 @@ def test_starting_from_a_run_merges_its_adapter(finished, tmp_path, monkeypatch,
 @pytest.fixture(scope="module")
 def fully_tuned(tmp_path_factory, model_folder, data_folder) -> Path:
     """Every weight trained, two epochs of 13 questions in batches of 3."""
-    folder = tmp_path_factory.mktemp("full")
-    flags = ["--lora-r", 0, "--epochs", 2, "--output", "runs/a"]
-    run_python(ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *flags), cwd=folder)
-    return folder / "runs" / "a"
+    return train_in(tmp_path_factory.mktemp("full"), model_folder, data_folder, "--lora-r", 0, "--epochs", 2)
 
 
 def test_full_fine_tuning_starts_at_the_reference_and_changes_every_weight(fully_tuned, model_folder):
