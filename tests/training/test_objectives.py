@@ -168,10 +168,8 @@ def test_flags_without_effect_are_named(tmp_path, capsys):
     drawn = ["--negatives", "hard", "--hard-temperature", "5", "--self-negatives", "4"]
     note = "note: without effect under the other settings: "
     for loss, flags, said in (
-        ("listwise", weights, f"{note}--beta, --power
-"),
-        ("sft", drawn, f"{note}--hard-temperature, --negatives, --self-negatives
-"),
+        ("listwise", weights, f"{note}--beta, --power\n"),
+        ("sft", drawn, f"{note}--hard-temperature, --negatives, --self-negatives\n"),
         ("swepo", weights, ""),
     ):
         with train_sdpo.claim(["--loss", loss, *flags, "--output", str(tmp_path / "x")]):
