@@ -97,7 +97,7 @@ int run(const CommandLine& line) {
   try {
     const Totals totals =
         line.tokenize ? tokenize(input, output, tokenizer) : score(line, input, output, *info, tokenizer);
-    if (totals.questions == 0) throw FatalError(input.name() + ": there are no questions in it");
+    if (totals.questions == 0 && !line.tokenize) throw FatalError(input.name() + ": there are no questions in it");
     output.commit();
     if (totals.labelled > 0) std::cerr << totals.summary(line.score) << std::endl;
     return totals.errors > 0 ? kSomeRowsFailed : kSuccess;

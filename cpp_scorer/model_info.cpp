@@ -77,6 +77,7 @@ ModelInfo load_model_info(const std::string& path) {
   info.prompt.template_text = metadata.text("template");
   info.prompt.max_length = metadata.integer("max_length");
   info.prompt.end_token_id = metadata.integer("end_token_id");
+  if (const auto digest = info.metadata.find("contract"); digest != info.metadata.end()) info.prompt.digest = digest->second;
   if (info.prompt.max_length < 1) metadata.fail("metadata 'max_length' is below 1; export the model again");
 
   const std::string& data_file = metadata.text("data_file");

@@ -52,6 +52,9 @@ PackedBatch pack(const std::vector<const EncodedQuestion*>& questions) {
         }
       }
     }
+    const int64_t end = (row + 1) * batch.num_scored;
+    const int64_t last = scored > row * batch.num_scored ? batch.pred_index[scored - 1] : -1;
+    std::fill(batch.pred_index.begin() + scored, batch.pred_index.begin() + end, last);
   }
   return batch;
 }

@@ -14,13 +14,14 @@
 ///
 /// On a CPU a row's log-probs are the same to the last bit in any batch, which takes two roundings: N to a multiple of 8,
 /// since onnxruntime sums by whole vectors and a rest, and L to 8 or more, since it multiplies a single row, such as a
-/// quarter of a shorter one, in another order.
+/// quarter of a shorter one, in another order. What pads N looks at the last scored row once more: an int8 graph scales
+/// activations by the largest of them, and any other row could be that.
 struct PackedBatch {
   int64_t num_rows = 0;    // B, questions
   int64_t length = 0;      // L, tokens of the longest row, at least 8
   int64_t num_scored = 0;  // N, scored tokens of the row that has most, up to a multiple of 8
   std::vector<int64_t> input_ids, position_ids, segment_ids;  // [B, L]; padding 0, 0 and -1
-  std::vector<int64_t> pred_index, target_ids, cand_index;    // [B, N]; padding -1
+  std::vector<int64_t> pred_index, target_ids, cand_index;    // [B, N]; padding -1, of pred_index the last one
 };
 
 /// One row a question, right-padded.

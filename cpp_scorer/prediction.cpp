@@ -54,7 +54,9 @@ std::string Prediction::to_json() const {
   if (!neutral_logprobs.empty()) line += ", \"neutral_logprobs\": " + to_array(neutral_logprobs);
   if (!reference_logprobs.empty()) line += ", \"reference_logprobs\": " + to_array(reference_logprobs);
   line += ", \"tokens\": " + to_array(tokens) + ", \"bytes\": " + to_array(bytes);
-  return line + ", \"truncated\": " + to_text(truncated) + "}\n";
+  line += ", \"truncated\": " + to_text(truncated);
+  if (!contract.empty()) line += ", \"contract\": " + json_quote(contract);
+  return line + "}\n";
 }
 
 std::string error_to_json(const std::string& id, const std::string& error) {

@@ -21,6 +21,7 @@ struct Prediction {
   std::vector<float> reference_logprobs;            // empty without a reference
   std::vector<int64_t> tokens, bytes;               // of each ending
   int64_t truncated = 0;
+  std::string contract;                             // digest of the prompt contract, where the model names one
 
   /// The candidate with the largest log-prob, less those it is set against (after the neutral prompt, or under the
   /// reference), by its sum or by its mean over tokens. The first of equals wins. All log-probs must be finite.

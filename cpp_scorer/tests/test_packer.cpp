@@ -22,7 +22,7 @@ void cells() {
   CHECK_EQUAL(batch.input_ids, (Ids{10, 11, 12, 20, 21, 40, 0, 0, /**/ 50, 70, 0, 0, 0, 0, 0, 0}));
   CHECK_EQUAL(batch.position_ids, (Ids{0, 1, 2, 3, 4, 3, 0, 0, /**/ 0, 1, 0, 0, 0, 0, 0, 0}));
   CHECK_EQUAL(batch.segment_ids, (Ids{0, 0, 0, 1, 1, 3, -1, -1, /**/ 0, 2, -1, -1, -1, -1, -1, -1}));
-  CHECK_EQUAL(batch.pred_index, (Ids{2, 3, 4, 2, 2, 5, -1, -1, /**/ 0, 0, 1, -1, -1, -1, -1, -1}));
+  CHECK_EQUAL(batch.pred_index, (Ids{2, 3, 4, 2, 2, 5, 5, 5, /**/ 0, 0, 1, 1, 1, 1, 1, 1}));
   CHECK_EQUAL(batch.target_ids, (Ids{20, 21, 22, 30, 40, 41, -1, -1, /**/ 60, 70, 71, -1, -1, -1, -1, -1}));
   CHECK_EQUAL(batch.cand_index, (Ids{0, 0, 0, 1, 2, 2, -1, -1, /**/ 0, 1, 1, -1, -1, -1, -1, -1}));
 }

@@ -33,6 +33,7 @@ def moved(run, tmp_path):
     config = json.loads((run / "adapter_config.json").read_text())
     gone = config | {"base_model_name_or_path": str(tmp_path / "gone")}
     (tmp_path / "run" / "adapter_config.json").write_text(json.dumps(gone))
+    (tmp_path / "run" / "SHA256SUMS").unlink()  # as a run of an older version, which has none
     return tmp_path
 
 
