@@ -11,7 +11,7 @@ class Placement {
   /// Takes in one message of the log.
   void see(const std::string& message);
 
-  /// "MatMulInteger (15)", "Attention (2), MatMul (7)", "the whole graph"; empty where no product is left to the processor.
+  /// "Attention (2), MatMulInteger (15)", "the whole graph"; empty where no product is left to the processor.
   std::string products_on_cpu() const;
 
  private:

@@ -39,7 +39,8 @@ struct Scored {
   std::optional<Logprobs> neutral, reference;
 };
 
-Prediction predict(const PreparedQuestion& question, size_t row, const Scored& scored, Score score) {
+Prediction predict(const PreparedQuestion& question, size_t row, const Scored& scored, Score score,
+                   const std::string& contract) {
   Prediction prediction;
   prediction.id = question.id;
   prediction.label = question.label;
@@ -50,6 +51,7 @@ Prediction predict(const PreparedQuestion& question, size_t row, const Scored& s
   for (const auto& ids : question.encoded.ending_ids) prediction.tokens.push_back(static_cast<int64_t>(ids.size()));
   prediction.bytes = question.encoded.ending_bytes;
   prediction.truncated = question.encoded.truncated;
+  prediction.contract = contract;
   return prediction;
 }
 
@@ -99,7 +101,7 @@ class BatchScorer {
     std::string lines;
     for (size_t row = 0; row < questions.size(); ++row) {
       try {
-        const Prediction prediction = predict(questions[row], row, scored, score_);
+        const Prediction prediction = predict(questions[row], row, scored, score_, encoder_.config().digest);
         lines += prediction.to_json();
         if (!prediction.label) continue;
         ++totals.labelled;

@@ -12,7 +12,7 @@ deps=$root/.deps
 debian_suite=trixie # the first Debian release with onnxruntime's headers
 debian_default_mirror=http://deb.debian.org/debian
 debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
-onnxruntime_oldest=23 # 1.x: the first that runs the graph, as cpp_scorer/dependencies.cmake says
+onnxruntime_oldest=$(sed -n 's/^set(OLDEST_ONNXRUNTIME \([0-9]*\))$/\1/p' "$root/cpp_scorer/dependencies.cmake") # 1.x
 onnxruntime_version=1.31.1
 # On PyPI a file's folder is its BLAKE2b digest.
 onnxruntime_folder_x86_64=b4/1d/0f85ee31a3d93f2243a5cc29252becf858f53ac5cfa6c9c15d9ffe107eea
@@ -85,7 +85,7 @@ environment_library_folder() {
 spec = importlib.util.find_spec("onnxruntime")
 print(pathlib.Path(spec.origin).parent / "capi" if spec and spec.origin else "")' 2>/dev/null) || continue
         minor=$(ls "$folder" 2>/dev/null | sed -n 's/^libonnxruntime\.so\.1\.\([0-9]*\)\..*/\1/p' | head -n 1)
-        if [ "${minor:-0}" -ge $onnxruntime_oldest ]; then
+        if [ "${minor:-0}" -ge "$onnxruntime_oldest" ]; then
             echo "$folder"
             return
         fi

@@ -246,7 +246,7 @@ def test_an_onnxruntime_that_cannot_run_it_is_refused_at_start(folder, tmp_path,
 
 
 def configure(build: Path, *flags) -> subprocess.CompletedProcess:
-    return run("-S", CPP, "-B", build, "-DBUILD_TESTING=OFF", *flags, program=CMAKE)
+    return run("-S", CPP, "-B", build, *flags, program=CMAKE)
 
 
 def test_an_onnxruntime_that_cannot_run_it_is_refused_at_configure_time(tmp_path):
