@@ -97,9 +97,10 @@ FORMS = {
     "gemma3": Form(REPLACE, SPLIT_AT_SPACES, "gemma3", True, TEMPLATE, bytes=False),
     "gemma": Form(REPLACE, None, "gemma3", bytes=False),
 }
-# Found in the text before and after the normaliser, and taking the white space on either side.
+# Found before and after the normaliser, one the start of another, and taking the white space on either side.
 ADDED_TOKENS = (
     AddedToken("<|endoftext|>", normalized=False),
+    AddedToken("<|endoftext|>\n", normalized=False),
     AddedToken("caf\u00e9 <x>", normalized=True),
     AddedToken("<|im_start|>", normalized=False, lstrip=True),
     AddedToken("<|im_end|>", normalized=True, rstrip=True),
