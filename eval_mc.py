@@ -3,7 +3,7 @@
 python eval_mc.py --split test                                   the newest run, on CaseHOLD from the hub
 python eval_mc.py --split test --model Qwen/Qwen2.5-0.5B         an untuned model
 python eval_mc.py --split test --data DIR --output predictions.jsonl
-python eval_mc.py --model model.onnx --score all --report report report/report.html shows every question
+python eval_mc.py --model model.onnx --score all --report report report/report.html shows the questions
 python eval_mc.py --compare A.jsonl B.jsonl                      is B better than A?
 """
 
