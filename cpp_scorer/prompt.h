@@ -13,7 +13,7 @@ struct PromptConfig {
   std::string template_text;  // names {context}, {question} or {prompt}: the main field, which alone may be cut
   int64_t max_length = 0;     // tokens, prompt + longest candidate
   int64_t end_token_id = -1;  // closes every ending; -1 = endings are not closed
-  std::string digest;         // stands for the contract in predictions; empty in older exports
+  std::string digest{};       // stands for the contract in predictions; empty in older exports
 };
 
 /// The prompt contract: templates, white space, separate encoding and the cut, the same as in lib/questions/prompt.py.

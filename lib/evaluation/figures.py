@@ -44,7 +44,7 @@ def _coverage(plt, records, groups):
     figure, axis = plt.subplots(figsize=(6, 4))
     curve = coverage_curve(margins(records), is_correct(records))
     x = [point.share for point in curve]
-    low, high = zip(*(wilson_interval(point.correct, point.answered) for point in curve), strict=True)
+    low, high = wilson_interval(*np.array([(point.correct, point.answered) for point in curve]).T)
     axis.fill_between(x, low, high, alpha=0.2, label="95 % interval")
     axis.plot(x, [point.accuracy for point in curve], label="accuracy")
     axis.axhline(TARGET_ACCURACY, linestyle=":", color="C2", label=f"{TARGET_ACCURACY:.0%}")

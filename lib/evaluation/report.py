@@ -1,4 +1,4 @@
-"""The report of an evaluation: report.md, figures, and one report.html that shows every question without a network."""
+"""The report of an evaluation: report.md, figures, and one report.html that shows the questions without a network."""
 
 import base64
 import hashlib
@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from transformers import PreTrainedTokenizerBase
 
 from lib.evaluation.figures import draw_evaluation
-from lib.evaluation.metrics import TARGET_ACCURACY, Group, log_probabilities, margins, percent_interval, wilson_interval
-from lib.evaluation.scores import Scored, score_values
+from lib.evaluation.metrics import TARGET_ACCURACY, Group, percent_interval, wilson_interval
+from lib.evaluation.page_data import page_data
+from lib.evaluation.scores import Scored
 from lib.evaluation.summary import Summary
 from lib.paths import atomic_dir
-from lib.questions.data import MASK, Dataset
-from lib.questions.prompt import ending_text
+from lib.questions.data import Dataset
 
 PAGE = Path(__file__).parent / "page"
 
@@ -41,7 +40,8 @@ def write_report(folder: Path, shown: Evaluation) -> None:
     with atomic_dir(folder) as temporary:
         captions = draw_evaluation(temporary, shown.records, shown.summary.groups)
         groups = {trait: _group_rows(rows) for trait, rows in shown.summary.groups.items()}
-        values = {"title": shown.title, "data": shown.data, "score_lines": shown.score_lines}
+        page = page_data(shown.scored, shown.records, shown.tokenizer)
+        values = {"title": shown.title, "data": shown.data, "score_lines": shown.score_lines, "shown": page.shown}
         values |= {"facts": _facts(shown.summary), "groups": groups}
         environment = _environment()
         markdown = environment.get_template("report.md.j2").render(**values, captions=captions)
@@ -50,16 +50,16 @@ def write_report(folder: Path, shown: Evaluation) -> None:
             caption: base64.b64encode((temporary / name).read_bytes()).decode() for name, caption in captions.items()
         }
         script = (PAGE / "report.js").read_text(encoding="utf-8")
-        page = environment.get_template("report.html.j2").render(
+        rendered = environment.get_template("report.html.j2").stream(
             **values,
             images=images,
             style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
             script=Markup(script),
             # The page runs this script and nothing else, whatever stands in the data.
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            content=page_data(shown.scored, shown.records, shown.tokenizer),
+            content=page.content,
         )
-        (temporary / "report.html").write_text(page, encoding="utf-8")
+        rendered.dump(str(temporary / "report.html"), encoding="utf-8")
 
 
 def _environment() -> Environment:
@@ -70,52 +70,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def page_data(scored: Scored, records: Sequence[dict], tokenizer: PreTrainedTokenizerBase) -> dict:
-    """What the page's browser shows. `endings[e]` lists the pieces of a distinct ending, one a token, null for the end
-    token; a question names its endings by place. Numbers are rounded: they are read, not computed with."""
-    places: dict[str, int] = {}
-    endings: list[list[str | None]] = []
-    probabilities = np.exp(log_probabilities(records))
-    questions = []
-    for item, record, tokens, row, margin in zip(
-        scored.encoded, records, scored.token_logprobs, probabilities, margins(records), strict=True
-    ):
-        for ending, ids in zip(item.question.endings, item.ending_ids, strict=True):
-            if ending not in places:
-                places[ending] = len(endings)
-                endings.append(pieces(tokenizer, ending, len(ids)))
-        questions.append(
-            {
-                "id": item.question.id,
-                "fields": list(item.question.fields.items()),
-                "label": record["label"],
-                "prediction": record["prediction"],
-                "truncated": record["truncated"],
-                "margin": round(float(margin), 4),
-                "endings": [places[ending] for ending in item.question.endings],
-                "logprobs": [round(value, 4) for value in record["logprobs"]],
-                "values": [round(value, 4) for value in score_values(record)],
-                "probabilities": [round(float(value), 5) for value in row[: len(record["logprobs"])]],
-                "tokens": [[round(value, 3) for value in ending] for ending in tokens],
-            }
-        )
-    same = len({tuple(question["endings"]) for question in questions}) == 1
-    return {"score": records[0]["score"], "mask": MASK, "endings": endings, "classes": same, "questions": questions}
-
-
-def pieces(tokenizer: PreTrainedTokenizerBase, ending: str, count: int) -> list[str | None]:
-    """The ending's text cut into `count` pieces, one a token, which put together give the text back; a token that ends
-    within a character adds nothing. The end token, where there is one, is None."""
-    text = ending_text(ending)
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    ends = [end for _, end in offsets]
-    if ends:
-        ends[-1] = len(text)
-    starts = [0, *ends[:-1]]
-    found: list[str | None] = [text[start:end] for start, end in zip(starts, ends, strict=True)]
-    return found + [None] * (count - len(found))
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:

@@ -4,16 +4,20 @@ import json
 import os
 import shutil
 import time
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CASEHOLD, needs_casehold, write_jsonl
+from conftest import CASEHOLD, needs_casehold, rows, write_jsonl
 from playwright.sync_api import sync_playwright
 
 import eval_mc
 from lib.errors import InputError
+from lib.evaluation import page_data
 from lib.evaluation.metrics import log_probabilities, margins
-from lib.evaluation.report import Evaluation, pieces, write_report
+from lib.evaluation.page_data import pieces
+from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scores import Scored
 from lib.evaluation.summary import summarise
 from lib.questions.data import STRIP, load_split
@@ -255,8 +259,8 @@ def test_hostile_text_shows_as_text(tmp_path, tokenizer, open_report):
 @pytest.mark.slow
 def test_ten_thousand_questions_do_not_freeze_it(tmp_path, qwen2, open_report):
     real = [json.loads(line) for line in (CASEHOLD / "test.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row | {"id": f"{row['id']}-{copy}"} for copy in range(13) for row in real][:10_000]
-    data = load_split(str(write_jsonl(tmp_path / "rows.jsonl", rows)), "test")
+    copies = [row | {"id": f"{row['id']}-{copy}"} for copy in range(13) for row in real][:10_000]
+    data = load_split(str(write_jsonl(tmp_path / "rows.jsonl", copies)), "test")
     make_report(tmp_path / "report", data, qwen2)
     began = time.perf_counter()
     page = open_report(tmp_path / "report")
@@ -278,6 +282,68 @@ def test_ten_thousand_questions_do_not_freeze_it(tmp_path, qwen2, open_report):
         assert place == pytest.approx(share * found, abs=15)
 
 
+@needs_casehold
+@needs_browser
+@pytest.mark.slow
+def test_the_report_of_a_hundred_thousand_questions_stays_below_50_mb(tmp_path, qwen2, open_report):
+    data = load_split(str(CASEHOLD), "test")
+    encoded = encode_questions(data.questions, qwen2, PromptConfig(data.default_template))
+
+    def copied(number: int):  # with endings of its own: ids are what is scored, texts are what is shown
+        item = encoded[number % len(encoded)]
+        endings = tuple(f"{ending}{number}" for ending in item.question.endings)
+        return replace(item, question=replace(item.question, id=str(number), endings=endings))
+
+    scored = invented([copied(number) for number in range(100_000)])
+    records = scored.predictions("mean")
+    data = replace(data, questions=[item.question for item in scored.encoded])
+    summary = summarise(data, scored, records)
+    tracemalloc.start()
+    write_report(tmp_path / "report", Evaluation("many", data, scored, records, summary, [], qwen2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = (tmp_path / "report" / "report.html").stat().st_size
+    print(f"{size / 1e6:.1f} MB, {peak / 1e6:.0f} MB of memory")
+    assert 35e6 < size < 50e6 and peak < 500e6
+    began = time.perf_counter()
+    page = open_report(tmp_path / "report")
+    assert page.locator("#count").inner_text().endswith("right")
+    assert time.perf_counter() - began < 20
+
+
+@pytest.mark.parametrize("num_wrong", [20, 200])
+def test_a_page_too_small_for_all_says_what_it_holds(encode, tokenizer, monkeypatch, num_wrong):
+    """All wrong answers where there is room for them and for some right ones; else three for a right one."""
+    encoded = encode(rows(400))
+    scored = invented(encoded)
+    records = scored.predictions("mean")
+    for record in records[num_wrong:]:
+        record["label"] = record["prediction"]
+    for record in records[:num_wrong]:
+        record["label"] = (record["prediction"] + 1) % 5
+    whole = page_data.page_data(scored, records, tokenizer)
+    assert whole.shown == "all 400 questions"
+    assert [question["id"] for question in json.loads(whole.content)["questions"]] == [f"q{n}" for n in range(400)]
+
+    monkeypatch.setattr(page_data, "MAX_BYTES", 100_000)
+    page = page_data.page_data(scored, records, tokenizer)
+    assert page == page_data.page_data(scored, records, tokenizer) and 90_000 < len(page.content) < 101_000
+    questions = json.loads(page.content)["questions"]
+    places = [int(question["id"][1:]) for question in questions]
+    wrong = sum(question["label"] != question["prediction"] for question in questions)
+    right = len(questions) - wrong
+    assert places == sorted(set(places)) and max(places) > 300
+    if num_wrong == 20:
+        assert wrong == 20 and right > 40
+        said = f"all 20 wrong ones and {right} of the 380 right ones, by lot"
+    else:
+        assert 0 <= wrong - 3 * right <= 3
+        said = f"{wrong} of the 200 wrong ones, by lot and {right} of the 200 right ones, by lot"
+    assert page.shown == f"{len(questions)} of 400 questions: {said}"
+    texts = {ending for item in encoded for ending in item.question.endings}
+    assert {"".join(filter(None, ending))[1:] for ending in json.loads(page.content)["endings"]} <= texts
+
+
 def test_pieces_put_together_are_the_ending(tokenizer):
     for ending in (*HOSTILE, "", "  a  b\n", "holding that the tenant waives the lease"):
         count = len(tokenizer(" " + ending.strip(STRIP), add_special_tokens=False)["input_ids"]) + 1
@@ -293,6 +359,8 @@ def test_eval_mc_writes_a_whole_new_folder(tmp_path, model_folder, data_folder, 
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"report.md", "report.html", "coverage.png", "calibration.png", "margins.png", "groups.png"}
     markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "The page holds all 8 questions" in page and "it holds all 8 questions" in markdown
     for part in ("macro F1", "Brier", "margin that gives 90%", "TF-IDF", "## All scores", "rank of the gold", "whole"):
         assert part in markdown
     # Asking for the tokens changes no log-prob.
