@@ -17,4 +17,6 @@ def read_contract(source: str) -> PromptConfig:
         from lib.export.files import contract_in, read_export
 
         return contract_in(read_export(path))
+    if path.is_dir() and not (path / PROMPT_FILE).exists():
+        raise InputError(f"--contract {source}: there is no {PROMPT_FILE} in it; name a run or an export")
     return PromptConfig.load(path)

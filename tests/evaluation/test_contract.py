@@ -85,6 +85,9 @@ def test_a_broken_contract_is_one_clear_line(tmp_path, text, message):
     for source in (tmp_path, tmp_path / "prompt.json"):
         with pytest.raises(InputError, match=f"prompt.json: .*{message}"):
             read_contract(str(source))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="--contract .*empty: there is no prompt.json in it"):
+        read_contract(str(tmp_path / "empty"))
     with pytest.raises(InputError, match="--contract .*none: no such run, export or prompt.json"):
         read_contract(str(tmp_path / "none"))
 
