@@ -110,11 +110,12 @@ def expected(folder: Path, tokenizer, path: Path, score: str = "sum", **config) 
     """What Python says of a file of questions, by the model in `folder`."""
     data = load_split(str(path), "test")
     config.setdefault("template", data.default_template)
-    encoded = encode_questions(data.questions, tokenizer, PromptConfig(**config))
+    prompt = PromptConfig(**config)
+    encoded = encode_questions(data.questions, tokenizer, prompt)
     scorer = PackedScorer(type(tiny_model()).from_pretrained(folder).eval())
     with torch.no_grad():
         logprobs = [share_equal(scorer(pack([item]))[0].tolist(), item.ending_ids) for item in encoded]
-    return Scored(encoded, logprobs).predictions(score)
+    return Scored(encoded, logprobs, contract=prompt.digest).predictions(score)
 
 
 def margin(record: dict) -> float:
