@@ -256,7 +256,11 @@ READER_LINES = [
 def test_both_readers_take_and_refuse_the_same_lines(own_onnx, model_folder, tokenizer, tmp_path):
     """Fields, candidates, label and id by what is scored; whether a line is at fault by its error."""
     fields = ("context", "question", "prompt")
-    models = {field: own_onnx(template=f"{{{field}}} Holding:") for field in fields}
+    prompts = [PromptConfig(f"{{{field}}} Holding:") for field in fields]
+    models = {
+        field: own_onnx(template=prompt.template, contract=prompt.digest)
+        for field, prompt in zip(fields, prompts, strict=True)
+    }
     given = [line if isinstance(line, bytes) else line.encode() for line in READER_LINES]
     # A first line that both take, since only a file's first line may begin with a byte order mark.
     first = lines(*rows(1)).encode()
