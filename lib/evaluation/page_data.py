@@ -96,8 +96,8 @@ def _shown(correct: np.ndarray, there: list[int]) -> str:
     counts = []
     for kind, all_of_kind in (("wrong", ~correct), ("right", correct)):
         shown, total = int(all_of_kind[there].sum()), int(all_of_kind.sum())
-        counts.append(f"all {total} {kind} ones" if shown == total else f"{shown} of the {total} {kind} ones, by lot")
-    return f"{len(there)} of {len(correct)} questions: " + " and ".join(counts)
+        counts.append(f"all {total} {kind} ones" if shown == total else f"{shown} of the {total} {kind} ones")
+    return f"{len(there)} of {len(correct)} questions: {' and '.join(counts)}, drawn by lot"
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ending: str, count: int) -> list[str | None]:
