@@ -6,10 +6,19 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from conftest import rows, write_jsonl
+import torch
+from conftest import rows, tiny_model, write_jsonl
 
+import train_sdpo
+from lib.models.loading import LoadedModel
+from lib.packed import reference
+from lib.packed.inference import start_accelerator
+from lib.packed.scoring import PackedScorer
+from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import load_split
 from lib.training.negatives import Sampling, draw_candidates, epoch_order, training_questions
+from lib.training.preparation import with_reference
+from lib.training.recipe import make_recipe
 
 
 def best_and(num_negatives: int, seed: int = 0, **options) -> Sampling:
@@ -141,3 +150,17 @@ def test_ids_make_the_draw_independent_of_the_order_of_the_file(tmp_path, encode
     ]
     assert draws[0] == draws[1]
     assert load_split(str(write_jsonl(tmp_path / "x.jsonl", rows(8))), "train").questions[0].id == "q0"
+
+
+@torch.no_grad()
+def test_pmi_is_the_log_prob_less_that_after_the_neutral_prompt(encode, tokenizer, tmp_path, monkeypatch):
+    """Under the reference, each candidate in a forward of its own."""
+    monkeypatch.setattr(reference, "CACHE_DIR", tmp_path)
+    questions, _ = training_questions(encode(rows(3)))
+    settings = vars(train_sdpo.build_parser().parse_args(["--negatives", "hard", "--loss", "listwise"]))
+    model = tiny_model()
+    given = (LoadedModel(model, tokenizer, "tiny"), PackedScorer(model), "{context}", start_accelerator("fp32"), "fp32")
+    for item in with_reference(questions, make_recipe(settings), *given):
+        neutral = replace(item.encoded, prompt_ids=tokenizer("Answer:")["input_ids"])
+        expected = unpacked_logprobs(model, item.encoded, "cpu") - unpacked_logprobs(model, neutral, "cpu")
+        assert item.pmi == pytest.approx(expected.tolist(), abs=4e-4)
