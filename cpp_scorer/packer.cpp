@@ -4,13 +4,13 @@
 
 namespace {
 
-constexpr int64_t kVector = 8;
+constexpr int64_t kShortestLength = 8, kVector = 8;
 
 }  // namespace
 
 PackedBatch pack(const std::vector<const EncodedQuestion*>& questions) {
   PackedBatch batch;
-  batch.length = kVector;
+  batch.length = kShortestLength;
   batch.num_rows = static_cast<int64_t>(questions.size());
   for (const EncodedQuestion* question : questions) {
     batch.length = std::max(batch.length, question->num_tokens());

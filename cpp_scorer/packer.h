@@ -12,9 +12,9 @@
 ///   segment    0  0  ... 0   1  1  1   2  2   3  3  3  3       0 = prompt, k = candidate k, -1 = padding
 ///   scored     row n predicts a0, b0 and c0; row a0 predicts a1; ...
 ///
-/// On a CPU a row's log-probs are the same to the last bit in any batch, which takes two roundings: N to a multiple of 8,
-/// since onnxruntime sums by whole vectors and a rest, and L to 8 or more, since it multiplies a single row, such as a
-/// quarter of a shorter one, in another order.
+/// On a CPU a row's log-probs are the same to the last bit in any batch, which takes two roundings: N to a multiple of
+/// 8, since onnxruntime sums by whole vectors and a rest, and L to 8 or more, since it multiplies a matrix of one row,
+/// such as a quarter of a shorter L, in another order.
 struct PackedBatch {
   int64_t num_rows = 0;    // B, questions
   int64_t length = 0;      // L, tokens of the longest row, at least 8
