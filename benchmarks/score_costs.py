@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
                 lib.packed.reference.CACHE_DIR = Path(cache)
                 began = time.perf_counter()
                 questions = encoded[start : start + args.questions]
-                model.score(questions, prompt.template, **asked, per_token=False, description=name)
+                model.score(questions, prompt, **asked, per_token=False, description=name)
                 seconds[name].append((time.perf_counter() - began) / len(questions))
 
     print(f"\n{args.rounds} rounds of {args.questions} questions, fp32; {machine()}")

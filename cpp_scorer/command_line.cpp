@@ -23,8 +23,7 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --output FILE|-       predictions (default -, standard output)
   --score NAME          choose by the ending's log-prob (sum, the default), by its mean over tokens (mean), or less
                         its log-prob after a neutral prompt (pmi, which takes a second, shorter run)
-  --reference FILE      choose by the log-ratio to this model, the quantity that preference training trains: sum becomes
-                        reward
+  --reference FILE      choose by the log-ratio to this model, the reward that preference training trains
   --device cpu|cuda     where to run (default cpu)
   --threads N           processor threads (default: the physical cores)
   --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all
@@ -40,7 +39,7 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --version             print the versions of this program and of onnxruntime
   --help                print this
 
-A row that cannot be scored becomes a record with "error", and has its line on standard error; the next row is answered.
+A row that cannot be scored becomes a record with "error" and a line on standard error; the next row is answered.
 
 Exit code: 0 every row was scored, 3 all is done but some rows are error records, 1 bad input, output or model, or no
 questions, 2 bad flag, 128 + N ended by signal N. An --output file appears whole or not at all; if the program ends
@@ -59,9 +58,10 @@ int64_t positive_number(const std::string& flag, const std::string& text, int64_
 }
 
 /// Which of two words a flag was given: false for the first, true for the second.
-bool is_second(const std::string& flag, const std::string& text, const std::string& first, const std::string& second) {
-  if (text != first && text != second) throw BadFlag(flag + " takes " + first + " or " + second + ", not '" + text + "'");
-  return text == second;
+bool is_second(const std::string& flag, const std::string& text, const std::string& first,
+               const std::string& second) {
+  if (text == first || text == second) return text == second;
+  throw BadFlag(flag + " takes " + first + " or " + second + ", not '" + text + "'");
 }
 
 Score score_named(const std::string& text) {
@@ -71,7 +71,9 @@ Score score_named(const std::string& text) {
   throw BadFlag("--score takes sum, mean or pmi, not '" + text + "'");
 }
 
-[[noreturn]] void fail_unknown(const std::string& given) { throw BadFlag("'" + given + "' is no flag of this program"); }
+[[noreturn]] void fail_unknown(const std::string& given) {
+  throw BadFlag("'" + given + "' is no flag of this program");
+}
 
 }  // namespace
 

@@ -29,5 +29,5 @@ class BadFlag : public std::runtime_error {
 
 extern const char* const kHelp;
 
-/// Throws BadFlag for a flag that it does not know, whole and by its full name, and for a value that the flag does not take.
+/// Throws BadFlag for a flag that it does not know by its full name, and for a value that a flag does not take.
 CommandLine parse_command_line(int argc, char** argv);

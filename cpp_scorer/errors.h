@@ -8,7 +8,7 @@ class FatalError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// One row cannot be scored: what() is one line that says why. The row becomes an error record and the next is answered.
+/// One row cannot be scored: what() is one line that says why. The row becomes an error record, the next is answered.
 class RowError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -33,12 +33,17 @@ int open_event() {
   return fd;
 }
 
-bool is_blank(const Line& line) { return line.error.empty() && line.text.find_first_not_of(" \t\r") == line.text.npos; }
+bool is_blank(const Line& line) {
+  return line.error.empty() && line.text.find_first_not_of(" \t\r") == line.text.npos;
+}
 
 }  // namespace
 
 LineReader::LineReader(const std::string& path, size_t longest_line)
-    : name_(path == "-" ? "stdin" : path), longest_line_(longest_line), input_(open_input(path)), stop_event_(open_event()) {}
+    : name_(path == "-" ? "stdin" : path),
+      longest_line_(longest_line),
+      input_(open_input(path)),
+      stop_event_(open_event()) {}
 
 void LineReader::stop() {
   const uint64_t one = 1;

@@ -85,7 +85,8 @@ Totals score(const CommandLine& line, LineReader& input, OutputFile& output, con
 
 int run(const CommandLine& line) {
   if (line.help || line.version) {
-    OutputFile("-").write(line.help ? kHelp : "score " SCORER_VERSION ", onnxruntime " + Session::runtime_version() + "\n");
+    const std::string version = "score " SCORER_VERSION ", onnxruntime " + Session::runtime_version() + "\n";
+    OutputFile("-").write(line.help ? kHelp : version);
     return kSuccess;
   }
   if (line.check) return check(line);

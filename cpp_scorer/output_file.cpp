@@ -40,7 +40,8 @@ Target follow(fs::path path) {
     path = folder / path.filename();
     // A descriptor opened anew would begin at the file's start, and could not be a pipe that has lost its name.
     const std::string name = path.filename();
-    if (folder == descriptors && name.find_first_not_of("0123456789") == name.npos) return {std::atoi(name.c_str()), path};
+    const bool is_number = name.find_first_not_of("0123456789") == name.npos;
+    if (folder == descriptors && is_number) return {std::atoi(name.c_str()), path};
     if (!fs::is_symlink(path, error)) break;
     path = folder / fs::read_symlink(path, error);
   }

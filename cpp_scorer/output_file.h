@@ -7,9 +7,9 @@
 
 #include "file_descriptor.h"
 
-/// Where lines go. A regular file appears under its name only by commit(), whole; until then they gather in a file of
-/// another name, PATH.XXXXXXXX.partial, which appears with the first line and stays, with whole lines alone, if commit()
-/// never comes: what was computed is not lost, and what is half-written is not taken for the whole.
+/// Where lines go. A regular file appears under its name only by commit(), whole. Until then they gather in another,
+/// PATH.XXXXXXXX.partial, which appears with the first line and stays, with whole lines alone, if commit() never comes:
+/// what was computed is not lost, and what is half-written is not taken for the whole.
 class OutputFile {
  public:
   /// `path` "-" is standard output. A pipe, a device, and what stands for an open descriptor (/dev/stdout, /dev/fd/63)

@@ -4,19 +4,18 @@
 
 namespace {
 
-constexpr int64_t kVector = 8;
+constexpr int64_t kShortestLength = 8;
 
 }  // namespace
 
 PackedBatch pack(const std::vector<const EncodedQuestion*>& questions) {
   PackedBatch batch;
-  batch.length = kVector;
+  batch.length = kShortestLength;
   batch.num_rows = static_cast<int64_t>(questions.size());
   for (const EncodedQuestion* question : questions) {
     batch.length = std::max(batch.length, question->num_tokens());
     batch.num_scored = std::max(batch.num_scored, question->num_scored());
   }
-  batch.num_scored = (batch.num_scored + kVector - 1) / kVector * kVector;
   const auto cells = static_cast<size_t>(batch.num_rows * batch.length);
   const auto scored_cells = static_cast<size_t>(batch.num_rows * batch.num_scored);
   batch.input_ids.assign(cells, 0);
@@ -52,9 +51,6 @@ PackedBatch pack(const std::vector<const EncodedQuestion*>& questions) {
         }
       }
     }
-    const int64_t end = (row + 1) * batch.num_scored;
-    const int64_t last = scored > row * batch.num_scored ? batch.pred_index[scored - 1] : -1;
-    std::fill(batch.pred_index.begin() + scored, batch.pred_index.begin() + end, last);
   }
   return batch;
 }

@@ -62,7 +62,8 @@ class BatchScorer {
               Session* reference, Score score)
       : input_(input), log_(log), encoder_(encoder), model_(model), reference_(reference), score_(score) {}
 
-  /// A line for each question, in order: its prediction or an error record. Throws FatalError where the model is at fault.
+  /// A line for each question, in order: its prediction or an error record. Throws FatalError where the model is at
+  /// fault.
   std::string answer(const Batch& batch) {
     const auto& questions = batch.questions();
     if (!questions[0].error.empty()) return error_record(questions[0], questions[0].error);
@@ -149,9 +150,8 @@ Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, co
   Prefetcher prefetcher(input, encoder, options.limits);
   while (auto first = prefetcher.next()) {
     Batch batch(std::move(*first));
-    while (auto next = prefetcher.next_if([&](const auto& ready) { return batch.accepts(ready, options.batch_tokens); })) {
-      batch.add(std::move(*next));
-    }
+    const auto fits = [&](const PreparedQuestion& ready) { return batch.accepts(ready, options.batch_tokens); };
+    while (auto next = prefetcher.next_if(fits)) batch.add(std::move(*next));
     scorer.totals.questions += batch.questions().size();
     output.write(scorer.answer(batch));
   }

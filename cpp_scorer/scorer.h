@@ -29,8 +29,8 @@ struct Totals {
 
 /// Scores every question of `input` into `output`, in order. Each answer leaves as soon as it is known, and a batch
 /// takes only questions that already lie ready: an input that stalls holds no answer back. On a CPU no log-prob depends
-/// on the batch (packer.h), so none depends on how the input comes. `reference` may be null. A row at fault, be it for a
-/// run that fails, gets an error record, and a line in `log`. Throws FatalError where reading or writing fails, and for
-/// a model whose output has another shape.
+/// on the batch (packer.h), so none depends on how the input comes. `reference` may be null. A row at fault, be it that
+/// its run fails, gets an error record, and a line in `log`. Throws FatalError where reading or writing fails, and for a
+/// model whose output has another shape.
 Totals score_stream(LineReader& input, OutputFile& output, std::ostream& log, const PromptEncoder& encoder,
                     Session& model, Session* reference, const ScorerOptions& options);

@@ -1,5 +1,7 @@
 """The C++ scorer as its user meets it: the same answers as Python, streams, and a true exit code for every fault."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import termios
 import time
 import tomllib
 from pathlib import Path
@@ -323,11 +326,11 @@ def varied_rows(count: int) -> list[dict]:
     return made
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_log_prob_does_not_depend_on_the_batch(model, tmp_path, threads):
+@pytest.mark.parametrize("flags", [("--threads", 1), ("--threads", 2), ("--threads", 1, "--score", "pmi")])
+def test_a_log_prob_does_not_depend_on_the_batch(model, tmp_path, flags):
     """To the last digit, so that a file gives the same predictions however it comes."""
     path = write_jsonl(tmp_path / "rows.jsonl", varied_rows(160))
-    flags = ("--model", model, "--threads", threads)
+    flags = ("--model", model, *flags)
     alone, default, large = (run(*flags, "--input", path, "--batch-tokens", n).stdout for n in (1, 512, 100_000))
     assert len(alone.splitlines()) == 160 and b"error" not in alone
     assert default == alone and large == alone
@@ -449,7 +452,7 @@ def running(model, tmp_path):
         if stdin == subprocess.PIPE:
             process.stdin.write(lines(*rows(5)).encode())
             process.stdin.flush()
-        wait_until(lambda: sum(path.read_bytes().count(b"\n") for path in folder.glob("*.partial")) == 5)
+        wait_until(lambda: count_answers(folder) == 5)
         return process, folder
 
     yield start
@@ -461,11 +464,32 @@ def running(model, tmp_path):
                 pipe.close()
 
 
+def count_answers(folder: Path) -> int:
+    """Lines of what the scorer keeps so far; a file that it makes only to see that it can may be gone again."""
+    with contextlib.suppress(FileNotFoundError):
+        return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.partial"))
+    return 0
+
+
 def wait_until(condition, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def wait_until_full(reader) -> None:
+    """Until no more comes into a pipe that nobody reads."""
+
+    def lies_ready() -> int:
+        return struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]
+
+    def is_full() -> bool:
+        before = lies_ready()
+        time.sleep(0.2)
+        return lies_ready() == before > 0
+
+    wait_until(is_full)
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
@@ -506,13 +530,25 @@ def test_a_signal_ends_it_at_once_and_names_what_is_kept(running, number):
     assert len(kept_answers(folder)) == 5
 
 
+def test_a_signal_ends_it_while_its_reader_stalls(model, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", rows(8) * 100)
+    process = subprocess.Popen(
+        [SCORE, "--model", model, "--input", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_until_full(process.stdout)
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert one_line(process.communicate()[1].decode()) == "error: ended by SIGTERM\n"
+
+
 def test_a_signal_before_the_first_answer_leaves_nothing(model, tmp_path):
     fifo = tmp_path / "in"
     os.mkfifo(fifo)
     command = [SCORE, "--model", model, "--input", fifo, "--output", tmp_path / "out.jsonl"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    # Its signals are taken before it waits for somebody who writes to the pipe.
-    wait_until(lambda: "wait_for_partner" in Path(f"/proc/{process.pid}/wchan").read_text())
+    # It waits for somebody who writes to the pipe, its signals taken.
+    status = Path(f"/proc/{process.pid}/status")
+    wait_until(lambda: int(status.read_text().split("SigBlk:")[1].split()[0], 16) >> (signal.SIGTERM - 1) & 1)
     process.terminate()
     assert ended(process) == (128 + signal.SIGTERM, "error: ended by SIGTERM\n")
     assert list(tmp_path.iterdir()) == [fifo]
@@ -620,7 +656,7 @@ def test_a_pipe_that_does_not_wait_gets_every_line(model, tmp_path):
     os.set_blocking(writer, False)
     with subprocess.Popen([SCORE, "--model", model, "--input", path], stdout=writer, stderr=subprocess.PIPE) as process:
         os.close(writer)
-        wait_until(lambda: "poll" in Path(f"/proc/{process.pid}/wchan").read_text())  # the pipe is full
+        wait_until_full(reader)
         with open(reader, "rb") as file:
             assert len(file.read().splitlines()) == 800
         assert process.wait(timeout=60) == 0
