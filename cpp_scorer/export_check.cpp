@@ -41,7 +41,7 @@ double check_question(const JsonRow& row, const ModelInfo& model, const PromptEn
   double largest = 0;
   for (size_t k = 0; k < found.size(); ++k) {
     const double difference = std::abs(found[k] - expected[k]);
-    const double rounding = model.one_at_a_time ? kInt8 * static_cast<double>(question.ending_ids[k].size()) : 0;
+    const double rounding = model.quantized ? kInt8 * static_cast<double>(question.ending_ids[k].size()) : 0;
     if (!(difference <= kAbsolute + kRelative * std::abs(expected[k]) + rounding)) {  // NaN fails too
       std::ostringstream message;
       message << "candidate " << k << " has log-prob " << found[k] << " here, " << expected[k] << " where it was exported";

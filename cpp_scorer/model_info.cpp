@@ -75,7 +75,8 @@ ModelInfo load_model_info(const std::string& path) {
   ModelInfo info;
   info.path = path;
   info.metadata = metadata.onnx().entries;
-  info.one_at_a_time = metadata.text("quantization") != "none";
+  info.quantized = metadata.text("quantization") != "none";
+  info.one_at_a_time = info.quantized && version == kOldFormatVersion;
   info.prompt.template_text = metadata.text("template");
   info.prompt.max_length = metadata.integer("max_length");
   info.prompt.end_token_id = metadata.integer("end_token_id");

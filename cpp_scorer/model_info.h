@@ -11,8 +11,9 @@ struct ModelInfo {
   std::string tokenizer_path, tokenizer_sha256;
   std::string weights_path, weights_sha256;
   PromptConfig prompt;
-  // Whether a run takes one question only: int8 scales activations over the whole run, and an answer may not depend
-  // on what stood beside it.
+  bool quantized = false;
+  // Whether a run takes one question only: int8 of format 1 scales activations over the whole run, and an answer may not
+  // depend on what stood beside it.
   bool one_at_a_time = false;
   std::map<std::string, std::string> metadata;  // all that export.py wrote
 };

@@ -12,6 +12,17 @@ import torch
 from lib.errors import InputError
 
 
+def require_optimum() -> None:
+    """Raises InputError, with what to install, where optimum's ONNX half is missing."""
+    try:
+        import optimum.onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"--format causal-lm needs optimum ({error}); pip install optimum==2.1.0 optimum-onnx==0.1.0 "
+            "transformers==4.57.6"
+        ) from None
+
+
 def export_causal_lm(model_folder: Path, output: Path) -> None:
     """Export the fp32 model of `model_folder` into the existing folder `output` through optimum.
 

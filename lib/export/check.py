@@ -1,6 +1,7 @@
 """Whether an exported graph still is the model: log-probs before and after, and golden questions that hold them."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from lib.questions.prompt_config import PromptConfig
 
 # Of a log-prob, a sum over tokens: absolute, and per unit of its size, where fp32 rounds.
 ABSOLUTE, RELATIVE = 2e-3, 1e-5
-INT8_TOKEN_CHANGE = 0.25  # nats a token, on average; past that the graph is another model
 MARGINS = (0.5, 2.0, 8.0)  # nats between the best candidate and the second best
 GOLDEN_QUESTIONS = 5
 
@@ -67,17 +67,20 @@ def compare_quantized(exact: Logprobs, quantized: Logprobs, encoded: Sequence[En
     return Fidelity(float(change.max()), float(change.mean()), float(per_token), tuple(bins))
 
 
-def int8_report(fidelity: Fidelity) -> list[str]:
-    """The price of int8, for people; raises InputError where the average change a token exceeds `INT8_TOKEN_CHANGE`."""
-    if not fidelity.per_token <= INT8_TOKEN_CHANGE:
+def quantization_report(fidelity: Fidelity, max_flips: float) -> list[str]:
+    """The price of a quantised form, for people; raises InputError where more than the share `max_flips` of the choices
+    changes, or a log-prob is not finite."""
+    total = sum(total for *_, total in fidelity.flips)
+    if not fidelity.num_flips <= max_flips * total or not math.isfinite(fidelity.largest):
         raise InputError(
-            f"int8 changes log-probs by {fidelity.per_token:.3g} a token on average, more than {INT8_TOKEN_CHANGE:g}; "
-            "this model does not bear it; export without --quantize int8"
+            f"quantised, {fidelity.num_flips} of {total} choices are others (log-probs change by "
+            f"{fidelity.per_token:.2g} nats a token), more than --max-flips {max_flips:g} allows; try --quantize "
+            "int8x2, more questions with --limit, or leave --quantize out"
         )
     return [
         f"  change of a log-prob: {fidelity.largest:.3g} at most, {fidelity.mean:.3g} on average, "
         f"{fidelity.per_token:.2g} a token",
-        f"  choices that flip: {fidelity.num_flips} of {sum(total for *_, total in fidelity.flips)}, "
+        f"  choices that flip: {fidelity.num_flips} of {total}, "
         "by their margin in fp32",
         *(f"    {low:g} to {high:g} nats: {flipped} of {total}" for low, high, flipped, total in fidelity.flips),
     ]

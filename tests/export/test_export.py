@@ -21,9 +21,10 @@ import eval_mc
 import export
 import train_sdpo
 from lib.errors import InputError
-from lib.export.check import largest_difference
+from lib.export.check import Fidelity, largest_difference, quantization_report
 from lib.export.files import read_metadata, write_model
 from lib.export.graph import export_graph
+from lib.export.int8 import quantize
 from lib.export.session import onnx_scorer
 from lib.packed.pack import TENSORS, PackedBatch, pack
 from lib.packed.scoring import PackedScorer
@@ -241,11 +242,43 @@ def test_int8_covers_every_product_by_weights_the_projection_included(exported):
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
     assert products and not [node.name for node in products if set(node.input) & weights.keys()]
-    integer = [node for node in model.graph.node if node.op_type == "MatMulInteger"]
+    integer = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
     assert len(integer) == 2 * 7 + 1  # seven linear layers in two blocks, and the vocabulary in one slice
     assert all(weights[node.input[1]].data_type == onnx.TensorProto.INT8 for node in integer)
     scales = [tensor for name, tensor in weights.items() if name.endswith("_scale") and len(tensor.dims) == 1]
     assert len(scales) >= len(integer) and all(tensor.dims[0] > 1 for tensor in scales)  # one a channel
+
+
+@pytest.mark.parametrize("form", ["int8", "int8x2"])
+def test_an_int8_log_prob_depends_on_nothing_else_in_the_run(exported, tmp_path, encode, form):
+    """To the last digit: neither on other questions, nor on other candidates."""
+    path = tmp_path / "model.onnx"
+    onnx_ir.save(quantize(exported / "model.onnx", form), path, external_data="model.data")
+    run = onnx_scorer(path)
+    encoded = encode(rows(6, num_candidates=5))
+    together = run(pack(encoded))
+    for item, row in zip(encoded, together, strict=True):
+        assert run(pack([item]))[0].tolist() == row.tolist()
+        fewer = replace(item, ending_ids=item.ending_ids[:2])
+        assert run(pack([fewer]))[0].tolist() == row[:2].tolist()
+
+
+def test_a_second_pass_brings_the_answers_back(exported, tmp_path, encode):
+    """One row of activations that is large in one place: what one pass loses of the others, the second sees."""
+    exact, changes = onnx_scorer(exported / "model.onnx"), {}
+    batch = pack(encode(rows(6)))
+    for form in ("int8", "int8x2"):
+        path = tmp_path / f"{form}.onnx"
+        onnx_ir.save(quantize(exported / "model.onnx", form), path, external_data=f"{form}.data")
+        changes[form] = np.abs(onnx_scorer(path)(batch) - exact(batch)).mean()
+    assert changes["int8x2"] < 0.8 * changes["int8"]
+
+
+def test_a_form_that_flips_more_choices_than_allowed_is_refused():
+    fidelity = Fidelity(1.0, 0.5, 0.1, ((0.0, 0.5, 2, 10), (0.5, np.inf, 1, 20)))
+    assert "  choices that flip: 3 of 30, by their margin in fp32" in quantization_report(fidelity, 0.1)
+    with pytest.raises(InputError, match="3 of 30 choices are others .* more than --max-flips 0.09 allows; try --qua"):
+        quantization_report(fidelity, 0.09)
 
 
 def test_int8_reports_its_price(exports):
@@ -273,12 +306,10 @@ def test_the_standard_decoder_gives_hugging_faces_logits(run_folder, exported, d
 # ---- flags and faults ----
 
 
-@pytest.mark.parametrize("more", [["--quantize", "int8"], ["--format", "causal-lm"]])
-def test_without_optimum_one_line_says_what_to_install(run_folder, data_folder, tmp_path, monkeypatch, more):
+def test_without_optimum_one_line_says_what_to_install(run_folder, data_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optimum.onnxruntime", None)
-    output = tmp_path / ("decoder" if "causal-lm" in more else "model.onnx")
     with pytest.raises(InputError, match="pip install optimum"):
-        export.main(export_flags(run_folder, data_folder, output, *more))
+        export.main(export_flags(run_folder, data_folder, tmp_path / "decoder", "--format", "causal-lm"))
 
 
 @pytest.mark.parametrize(
