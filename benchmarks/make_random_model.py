@@ -26,8 +26,10 @@ FAMILY = dict(
     eos_token_id=151643,
 )
 # hidden size, layers, feed-forward's inner size, heads of queries, of keys and values; embedding tied to projection.
-# 0.5b, 1.5b and 7b are Qwen2.5's own; the smaller ones have its proportions.
+# 0.5b, 1.5b and 7b are Qwen2.5's own; the smaller ones have its proportions, but for the first, which is nearly all
+# embedding.
 SIZES = {
+    "0.01b": (64, 2, 176, 4, 2, True),
     "0.05b": (256, 10, 1408, 4, 1, True),
     "0.15b": (512, 15, 2816, 8, 1, True),
     "0.3b": (704, 22, 3840, 11, 1, True),
@@ -53,8 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def random_model(size: str, dtype: torch.dtype, device: str = "cpu") -> Qwen2ForCausalLM:
-    """A model with random weights of `dtype`, made on `device`."""
+def random_model(
+    size: str, dtype: torch.dtype, device: str = "cpu", *, initializer_range: float = 0.02
+) -> Qwen2ForCausalLM:
+    """A model with random weights of `dtype`, of standard deviation `initializer_range`, made on `device`."""
     hidden, layers, inner, heads, key_heads, tied = SIZES[size]
     config = Qwen2Config(
         **FAMILY,
@@ -64,6 +68,7 @@ def random_model(size: str, dtype: torch.dtype, device: str = "cpu") -> Qwen2For
         num_attention_heads=heads,
         num_key_value_heads=key_heads,
         tie_word_embeddings=tied,
+        initializer_range=initializer_range,
         dtype=dtype,
     )
     before = torch.get_default_dtype()
