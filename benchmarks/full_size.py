@@ -4,7 +4,8 @@
 
 Makes a rehearsal (make_rehearsal.py) of each number of training questions in --cache, kept for the next time. Each is
 read in a process of its own, as train_sdpo.py reads it: start-up is all from the start of the process until its
-questions are ready, the model left out. The report is that of eval_mc.py over the first rehearsal's test questions,
+questions are ready, the model left out. Seconds of the processor are there for a machine that is not idle, and have
+those of all threads in them. The report is that of eval_mc.py over the first rehearsal's test questions,
 with log-probs drawn by lot, since its size does not depend on them.
 """
 
@@ -19,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import make_rehearsal
@@ -28,7 +29,6 @@ from lib.errors import InputError, run_script
 from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scores import Scored
 from lib.evaluation.summary import summarise
-from lib.models.device import peak_memory_gb
 from lib.models.loading import load_tokenizer
 from lib.questions.data import Dataset, load_split
 from lib.questions.prompt import EncodedQuestion, encode_questions
@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     questions = [in_a_process("questions", folder) for folder in folders]
     report = in_a_process("report", folders[0])
     print(f"\n{processor()}")
-    header = ["questions", "reading, s", "encoding, s", "start-up, s", "resident MB", "peak MB", "an epoch's order, ms"]
+    times = [f"{name}, {unit}" for name in ("reading", "encoding", "start-up") for unit in ("s", "CPU s")]
+    header = ["questions", *times, "resident MB", "peak MB", "an epoch's order, ms"]
     print_table(header, [question_row(figures) for figures in questions])
     print_table(
         ["questions", "report.html, MB", "written in, s"],
@@ -92,33 +93,34 @@ def in_a_process(what: str, folder: Path) -> dict:
 
 
 def measure_questions(began: float) -> dict:
-    """Seconds, MB resident after less before, and the peak of the process, of a training run's questions."""
+    """Seconds by the clock since `began` and of the processor; MB that the questions of a training run leave resident,
+    and the most that the process had."""
     tokenizer = load_tokenizer(make_rehearsal.HUB_MODEL)
     gc.collect()
-    before, seconds = resident_mb(), [time.perf_counter()]
+    before, clock = memory_mb("VmRSS"), [now(began)]
     data = load_split("casehold", SPLITS["questions"])
-    seconds.append(time.perf_counter())
+    clock.append(now(began))
     encoded = encode(data, tokenizer)
-    seconds.append(time.perf_counter())
+    clock.append(now(began))
     kept, _ = training_questions(encoded)
-    start_up = time.time() - began
+    clock.append(now(began))
     gc.collect()
-    after, ready = resident_mb(), time.perf_counter()
+    after, ready = memory_mb("VmRSS"), time.perf_counter()
     epoch_order(len(kept), 0, 0)
     order = time.perf_counter() - ready
     return {
         "questions": len(data.questions),
-        "reading": seconds[1] - seconds[0],
-        "encoding": seconds[2] - seconds[1],
-        "start_up": start_up,
+        "reading": (clock[1] - clock[0]).tolist(),
+        "encoding": (clock[2] - clock[1]).tolist(),
+        "start_up": clock[3].tolist(),
         "order": order,
         "resident_mb": after - before,
-        "peak_mb": 1e3 * peak_memory_gb(torch.device("cpu")),
+        "peak_mb": memory_mb("VmHWM"),
     }
 
 
 def question_row(figures: dict) -> list[str]:
-    seconds = [f"{figures[name]:.1f}" for name in ("reading", "encoding", "start_up")]
+    seconds = [f"{value:.1f}" for name in ("reading", "encoding", "start_up") for value in figures[name]]
     memory = [f"{figures[name]:,.0f}" for name in ("resident_mb", "peak_mb")]
     return [f"{figures['questions']:,}", *seconds, *memory, f"{1e3 * figures['order']:.0f}"]
 
@@ -143,10 +145,16 @@ def encode(data: Dataset, tokenizer) -> list[EncodedQuestion]:
     return encode_questions(data.questions, tokenizer, default_contract(data.default_template, tokenizer))
 
 
-def resident_mb() -> float:
-    """Resident memory of this process, as Linux tells it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def now(began: float) -> np.ndarray:
+    """Seconds since `began` by the clock, and of the processor since this process began."""
+    return np.array([time.time() - began, time.process_time()])
+
+
+def memory_mb(field: str) -> float:
+    """Resident memory of this process (VmRSS) or the most so far (VmHWM), as Linux tells it: getrusage would count
+    what the parent had."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[field].split()[0]) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -183,9 +183,10 @@ def write_model(hub: Path, size: str, tokenizer: Path, seed: int) -> None:
     # Products then keep the size of what goes in, so that log-probs are as far apart as a real model's.
     spread = 1.6 * SIZES[size][0] ** -0.5
     random_model(size, torch.bfloat16, initializer_range=spread).save_pretrained(snapshot)
+    # As the hub's file has it, which an older version wrote: with a window that is not in use.
     config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
     config |= {"torch_dtype": config.pop("dtype"), "max_window_layers": len(config.pop("layer_types"))}
-    config |= {"sliding_window": config["max_position_embeddings"]}  # not in use, but the hub's file names it
+    config |= {"sliding_window": config["max_position_embeddings"], "transformers_version": "4.40.1"}
     (snapshot / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer / name, snapshot / name)
