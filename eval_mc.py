@@ -25,7 +25,8 @@ from lib.models.device import describe_device
 from lib.models.loading import pick_precision
 from lib.packed.inference import start_accelerator
 from lib.questions.data import Dataset, has_validation, load_split
-from lib.questions.prompt import PromptConfig, encode_questions, report_encoding
+from lib.questions.prompt import encode_questions, report_encoding
+from lib.questions.prompt_config import PromptConfig, default_contract
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
     data.add_argument("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     data.add_argument("--limit", type=positive_int, help="only the first N questions")
-    data.add_argument("--strict", action="store_true", help="stop at empty or equal endings instead of counting them")
+    data.add_argument("--strict", action="store_true", help="stop at empty, equal or cut endings, else counted")
 
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -134,14 +135,12 @@ def load(args: argparse.Namespace, split: str) -> Dataset:
     return load_split(args.data, split, limit=args.limit, strict=args.strict, candidates_file=args.candidates)
 
 
-def prompt_config(args: argparse.Namespace, model: ModelScorer, default_template: str) -> PromptConfig:
+def prompt_config(args: argparse.Namespace, model: ModelScorer, template: str) -> PromptConfig:
     """The prompt contract of --contract, else the one the model was trained with, else the default one; a flag changes
     the end."""
-    config = read_contract(args.contract) if args.contract else model.prompt or PromptConfig(default_template)
-    config = config if args.end_token is None else replace(config, end_token=args.end_token)
-    if config.end_token and model.tokenizer.eos_token_id is None:
-        raise InputError("the model was exported without an end-of-text token; leave --end-token and --contract out")
-    return config
+    config = read_contract(args.contract) if args.contract else model.prompt
+    config = config or default_contract(template, model.tokenizer)
+    return config if args.end_token is None else replace(config, end_token=args.end_token)
 
 
 def score(
@@ -149,7 +148,7 @@ def score(
 ) -> Scored:
     """What the asked score needs of the model; a base model has no reference, so `all` goes without the reward."""
     return model.score(
-        encode_questions(data.questions, model.tokenizer, prompt),
+        encode_questions(data.questions, model.tokenizer, prompt, strict=args.strict),
         prompt,
         neutral=args.score in ("pmi", "all"),
         reference=args.score == "reward" or (args.score == "all" and model.has_reference),

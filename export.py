@@ -20,6 +20,7 @@ from lib.export.causal_lm import export_causal_lm, load_causal_lm
 from lib.export.check import (
     compare_quantized,
     compute_logprobs,
+    golden_questions,
     int8_report,
     largest_difference,
     write_golden,
@@ -27,6 +28,7 @@ from lib.export.check import (
 from lib.export.contract import read_contract
 from lib.export.files import (
     FORMAT_VERSION,
+    NONE,
     TOKENIZER_FILE,
     check_neighbours,
     publish,
@@ -43,8 +45,9 @@ from lib.models.runs import write_run
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass, unpacked_logprobs
 from lib.paths import atomic_dir
-from lib.questions.data import load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, report_encoding
+from lib.questions.data import has_validation, load_split
+from lib.questions.prompt import EncodedQuestion, encode_questions, report_encoding
+from lib.questions.prompt_config import PromptConfig, default_contract
 
 SLOW_CHECK_QUESTIONS = 4  # for the checks that run the model once more: the adapter unmerged, candidates unpacked
 
@@ -109,12 +112,13 @@ def load_questions(
     args, loaded: LoadedModel, contract: PromptConfig | None
 ) -> tuple[PromptConfig, list[EncodedQuestion]]:
     """The prompt contract (`contract`, else of training, else the default) and the questions to check with. Without
-    --data they are those of the run: a run has a validation split."""
+    --data they are those of the run."""
     trained = loaded.training.get("settings", {})
     source = args.data or trained.get("data") or ("demo" if args.model == "demo" else "casehold")
     candidates = args.candidates or (None if args.data else trained.get("candidates"))
-    data = load_split(source, "validation", limit=args.limit, candidates_file=candidates)
-    prompt = contract or loaded.prompt or PromptConfig(data.default_template)
+    split = "validation" if has_validation(source) else "train"
+    data = load_split(source, split, limit=args.limit, candidates_file=candidates)
+    prompt = contract or loaded.prompt or default_contract(data.default_template, loaded.tokenizer)
     if loaded.prompt not in (None, prompt):
         print(f"note: it was trained with {loaded.prompt}; here it is {prompt}")
     encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
@@ -161,7 +165,8 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
             price = int8_report(compare_quantized(exact, logprobs, encoded))
             print("\n".join([f"int8: {size(path)} instead of {exact_size}", *price]))
         golden = folder / f"{args.output.stem}.golden.jsonl"
-        write_golden(golden, encoded, logprobs)
+        kept = golden_questions(encoded, loaded.tokenizer, prompt)
+        write_golden(golden, kept, compute_logprobs(onnx_scorer(path), kept, "golden questions"))
         publish(path, golden, tokenizer_file, args.output)
     print(f"written: {args.output}; score with ./cpp_scorer/score --model {args.output} --input questions.jsonl")
 
@@ -173,9 +178,12 @@ def metadata(loaded: LoadedModel, prompt: PromptConfig, tokenizer_file: Path) ->
         "format_version": FORMAT_VERSION,
         "template": prompt.template,
         "max_length": str(prompt.max_length),
+        "max_ending": NONE if prompt.max_ending is None else str(prompt.max_ending),
+        "start_token": loaded.tokenizer.bos_token if prompt.start_token else "",
+        "start_token_id": str(loaded.tokenizer.bos_token_id) if prompt.start_token else NONE,
         "end_token": loaded.tokenizer.eos_token if prompt.end_token else "",
         "contract": prompt.digest,
-        "end_token_id": str(loaded.tokenizer.eos_token_id if prompt.end_token else -1),
+        "end_token_id": str(loaded.tokenizer.eos_token_id) if prompt.end_token else NONE,
         "base_model": training["settings"]["model"] if training else loaded.source,
         "training": json.dumps(training, ensure_ascii=False),
         "data_sha256": training["data_sha256"]["train"] if training else "",

@@ -14,7 +14,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
-from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from lib.cli import (
@@ -40,22 +38,19 @@ from lib.evaluation.scores import Scored, is_correct
 from lib.models.checkpoint import Checkpoints
 from lib.models.claim import claim_run
 from lib.models.device import describe_device
-from lib.models.loading import DTYPES, LoadedModel, load_model, make_policy, pick_precision
+from lib.models.loading import pick_precision
 from lib.models.runs import finish_run, open_run, resumed_settings
 from lib.packed.inference import score_questions, start_accelerator
-from lib.packed.onednn_layers import use_onednn
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
-from lib.packed.selfcheck import check_family, check_packed_pass
-from lib.questions.data import load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.packed.selfcheck import check_packed_pass
+from lib.questions.prompt import EncodedQuestion
 from lib.training.batches import GlobalBatch
 from lib.training.journal import Journal
 from lib.training.losses import LOSSES, LossOptions
-from lib.training.memory import pick_checkpointing
-from lib.training.negatives import NEGATIVES, TrainingQuestion, epoch_order
-from lib.training.preparation import prepare_questions, with_reference
-from lib.training.recipe import Recipe, make_recipe, num_negatives, without_effect
+from lib.training.negatives import NEGATIVES, epoch_order
+from lib.training.preparation import Start, load_start, with_reference
+from lib.training.recipe import make_recipe, num_negatives, without_effect
 from lib.training.rewards import REWARDS
 from lib.training.step import backward, read_step, step_means
 
@@ -67,7 +62,7 @@ MAX_GRAD_NORM = 1.0
 PATIENCE = timedelta(hours=1)  # of a process with the others: for a download, or what another run computes
 
 SWITCH = argparse.BooleanOptionalAction
-# Marsh's settings where the defaults differ: 256 tokens cut 72 % of the CaseHOLD questions.
+# Marsh's settings where the defaults differ: 256 tokens cut 71 % of the CaseHOLD questions.
 PRESETS = {"marsh": {"max_length": 256}}
 
 
@@ -91,8 +86,11 @@ def add_data_flags(data) -> None:
     data.add_argument("--limit", type=positive_int, help="only the first N questions of each split")
     data.add_argument("--template", help="prompt template (default: {context}, {question} or {prompt}, by the data)")
     data.add_argument("--max-length", type=positive_int, default=512, help="tokens of prompt and longest candidate")
+    ending = "tokens of an ending, past which it is cut on its right (default: half of --max-length)"
+    data.add_argument("--max-ending", type=positive_int, help=ending)
     data.add_argument("--end-token", action=SWITCH, default=True, help="close endings with the end-of-text token")
-    data.add_argument("--strict", action="store_true", help="stop at empty or equal endings instead of counting them")
+    data.add_argument("--strict", action="store_true", help="stop at empty, equal or cut endings, else counted")
+    data.add_argument("--validation-share", type=share, help="take this share of train in place of a validation split")
 
 
 def add_objective_flags(objective) -> None:
@@ -179,7 +177,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     accelerator = start_accelerator(precision)
     accelerator.print(describe_device(accelerator.device))
     set_seed(settings.seed)
-    start = load(settings, recipe, precision, accelerator)
+    start = load_start(settings, recipe, precision, accelerator)
     questions, validation = start.questions, start.validation
 
     trained = [parameter for parameter in start.model.parameters() if parameter.requires_grad]
@@ -203,7 +201,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         weights_sha256=start.loaded.weights_sha256,
         precision=precision,
     )
-    questions = with_reference(questions, recipe, start.loaded.tokenizer, start.prompt.template, score)
+    questions = with_reference(questions, recipe, start.loaded.tokenizer, start.prompt, score)
 
     if accelerator.process_index:  # dropout of its own; the first process keeps that of a run alone
         torch.manual_seed(settings.seed + accelerator.process_index)
@@ -229,7 +227,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         means, speed = step_means(totals, recipe.objective, time.perf_counter() - began)
         journal.step(step, epoch, means, grad_norm=totals["grad_norm"], learning_rate=learning_rate, **speed)
         end_of_epoch = position == steps_per_epoch - 1
-        if end_of_epoch:
+        if end_of_epoch and validation:
             accuracy = accuracy_of(plain_scorer, validation, accelerator)
             journal.validation(step, epoch, accuracy, len(validation))
         stopped = totals["interrupted"] > 0  # a signal may reach some processes alone
@@ -249,49 +247,6 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     accelerator.free_memory()
     accelerator.end_training()
     return 0
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run begins with: the model to train (the policy) and what it was loaded as, its questions, and what a
-    resumed run must share with this one."""
-
-    loaded: LoadedModel
-    model: nn.Module
-    prompt: PromptConfig
-    questions: list[TrainingQuestion]
-    validation: list[EncodedQuestion]
-    identity: dict
-
-
-def load(settings: argparse.Namespace, recipe: Recipe, precision: str, accelerator: Accelerator) -> Start:
-    """Read data and model, encode, and say what a reader must know of them."""
-    train, validation = (
-        load_split(
-            settings.data, split, limit=settings.limit, strict=settings.strict, candidates_file=settings.candidates
-        )
-        for split in ("train", "validation")
-    )
-    if train.sha256 == validation.sha256:
-        accelerator.print("warning: validation is the training file itself; its accuracy says nothing of new questions")
-    # Steps of a full fine-tuning are too small for weights in bf16.
-    loaded = load_model(settings.model, DTYPES[precision if settings.lora_r else "fp32"], merge=True)
-    prompt = PromptConfig(settings.template or train.default_template, settings.max_length, settings.end_token)
-    identity = {"base_model": loaded.model.name_or_path, "base_sha256": loaded.weights_sha256}
-    questions, report, written_sha256 = prepare_questions(train, loaded, prompt, recipe, accelerator)
-    checkpointing, said = pick_checkpointing(
-        vars(settings), loaded.model, questions, recipe.sampling, accelerator.device
-    )
-    accelerator.print("\n".join(report + said))
-    encoded_validation = encode_questions(validation.questions, loaded.tokenizer, prompt)
-    check_family(loaded.model, [*(item.encoded for item in questions), *encoded_validation], prompt.max_length)
-    model = make_policy(
-        loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
-    )
-    use_onednn(model)
-    hashes = {"train": train.sha256, "validation": validation.sha256} | written_sha256
-    identity |= {"data_sha256": hashes, "prompt": vars(prompt)}
-    return Start(loaded, model, prompt, questions, encoded_validation, identity)
 
 
 def accuracy_of(scorer: PackedScorer, encoded: list[EncodedQuestion], accelerator: Accelerator) -> float:

@@ -27,7 +27,8 @@ from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
 from lib.models.loading import load_model
 from lib.questions.data import Question, load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.questions.prompt import EncodedQuestion, encode_questions
+from lib.questions.prompt_config import default_contract
 from tables import machine, print_table, write_json
 
 NUM_NAMES, MAX_TOKENS = 100, 6
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
     data = load_split(args.data, "test", limit=args.questions * (args.rounds + 1))
     loaded = load_model(args.model, torch.float32, merge=True)
-    prompt = loaded.prompt or PromptConfig(data.default_template)
+    prompt = loaded.prompt or default_contract(data.default_template, loaded.tokenizer)
     names = class_names(load_split(args.data, "train").questions, loaded.tokenizer)
     rewards = tuple(float(index == 0) for index in range(NUM_NAMES))
     classified = [replace(question, endings=names, rewards=rewards, label=0) for question in data.questions]

@@ -32,7 +32,8 @@ from lib.export.session import onnx_scorer
 from lib.models.loading import load_model
 from lib.packed.pack import pack
 from lib.questions.data import load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.questions.prompt import EncodedQuestion, encode_questions
+from lib.questions.prompt_config import default_contract
 from tables import machine, print_table, write_json
 
 BLOCK = 32
@@ -63,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 
     data = load_split(args.data, "test", limit=args.limit)
     loaded = load_model(args.model, torch.float32)
-    encoded = encode_questions(data.questions, loaded.tokenizer, loaded.prompt or PromptConfig(data.default_template))
+    prompt = loaded.prompt or default_contract(data.default_template, loaded.tokenizer)
+    encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
     config = loaded.model.config
     del loaded
     rows, figures = [], {}

@@ -26,7 +26,8 @@ from lib.errors import run_script
 from lib.models.loading import DTYPES, load_model
 from lib.paths import atomic_file
 from lib.questions.data import load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.questions.prompt import EncodedQuestion, encode_questions
+from lib.questions.prompt_config import default_contract
 from make_random_model import random_model
 from tables import machine, print_table, write_json
 
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     data = load_split(args.data, "test", limit=32)
     loaded = load_model(args.model, DTYPES[args.precision], merge=True)
     model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    prompt = loaded.prompt or PromptConfig(data.default_template)
+    prompt = loaded.prompt or default_contract(data.default_template, loaded.tokenizer)
     encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
     asked = encoded[: args.rounds + 1]
     by_negatives = {count: [with_negatives(item, encoded, count) for item in asked] for count in NEGATIVES}

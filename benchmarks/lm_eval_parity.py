@@ -24,7 +24,8 @@ from lib.errors import InputError, run_script
 from lib.evaluation.scores import score_values
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import STRIP, Question, load_split
-from lib.questions.prompt import PromptConfig, encode_questions, ending_text
+from lib.questions.prompt import encode_questions, ending_text
+from lib.questions.prompt_config import PromptConfig
 from lib.questions.readers import read_rows
 
 PROMPT = PromptConfig("{context}", max_length=4096, end_token=False)

@@ -22,7 +22,8 @@ from lib.errors import InputError, run_script
 from lib.evaluation.scorers import ModelScorer
 from lib.packed.inference import start_accelerator
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import default_contract
 from tables import machine, print_table, write_json
 
 SIDES = {
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     model = ModelScorer(args.model, start_accelerator("fp32"), "fp32", 1)
     if not model.has_reference:
         raise InputError(f"{args.model}: is no run, so it has no reference; name a run with --model")
-    prompt = model.prompt or PromptConfig(data.default_template)
+    prompt = model.prompt or default_contract(data.default_template, model.tokenizer)
     encoded = encode_questions(data.questions, model.tokenizer, prompt)
     seconds = {name: [] for name in SIDES}
     for start in tqdm(range(0, len(encoded), args.questions), unit="round"):

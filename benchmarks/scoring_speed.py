@@ -26,7 +26,8 @@ from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
 from lib.models.loading import DTYPES, load_model
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import default_contract
 from tables import machine, print_table, write_json
 
 AGREEMENT = 2e-3  # nats, between log-probs of the exact sides in fp32
@@ -53,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{data.source}: fewer than {needed} questions; lower --rounds or --questions")
     loaded = load_model(args.model, DTYPES[args.precision], merge=True)
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    encoded = encode_questions(data.questions, loaded.tokenizer, loaded.prompt or PromptConfig(data.default_template))
+    prompt = loaded.prompt or default_contract(data.default_template, loaded.tokenizer)
+    encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
     compared = all_sides(args, loaded)
     for number in tqdm(range(args.rounds + 1), unit="round"):
         run_round(compared, encoded[number * args.questions :][: args.questions], args.precision, counted=number > 0)

@@ -24,7 +24,8 @@ from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
 from lib.paths import ROOT
 from lib.questions.data import STRIP, load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, ending_text
+from lib.questions.prompt import EncodedQuestion, encode_questions, ending_text
+from lib.questions.prompt_config import default_contract
 from lib.training.losses import LossOptions, sdpo
 from timing import stopwatch
 
@@ -62,7 +63,7 @@ class Side:
 def test_questions(model: str, data: str, limit: int) -> tuple[PretrainedConfig, list[EncodedQuestion]]:
     """The configuration of a run or model folder, and test questions under its prompt, or under the data's own."""
     split, loaded = load_split(data, "test", limit=limit), load_model(model, torch.float32)
-    prompt = loaded.prompt or PromptConfig(split.default_template)
+    prompt = loaded.prompt or default_contract(split.default_template, loaded.tokenizer)
     return loaded.model.config, encode_questions(split.questions, loaded.tokenizer, prompt)
 
 

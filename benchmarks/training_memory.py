@@ -25,7 +25,8 @@ from lib.packed.onednn_layers import use_onednn
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import default_contract
 from lib.training.losses import LossOptions, sdpo
 from make_random_model import SIZES, random_model
 from tables import machine, print_table, write_json
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap_gb * 1e9 / total), device)
     data = load_split(args.data, "train", limit=POOL)
-    encoded = encode_questions(data.questions, load_tokenizer(args.tokenizer), PromptConfig(data.default_template))
+    tokenizer = load_tokenizer(args.tokenizer)
+    encoded = encode_questions(data.questions, tokenizer, default_contract(data.default_template, tokenizer))
     longest = sorted(encoded, key=lambda item: -item.num_tokens)[: args.batch_size]
     try:
         stages, seconds = train(args, pack(longest).to(device), device)

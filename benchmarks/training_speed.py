@@ -32,7 +32,8 @@ from lib.packed.onednn_layers import use_onednn
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
 from lib.questions.data import load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.questions.prompt import EncodedQuestion, encode_questions
+from lib.questions.prompt_config import default_contract
 from lib.training.losses import LossOptions, sdpo
 from tables import machine, print_table, write_json
 from timing import stopwatch
@@ -80,7 +81,7 @@ def work(args: argparse.Namespace) -> dict:
     repeats = 1 if side in ("trl", "concatenated") else REPEATS
     data = load_split(args.data, "train", limit=args.questions * (args.rounds + 1))
     tokenizer = load_tokenizer(args.model)
-    encoded = encode_questions(data.questions, tokenizer, PromptConfig(data.default_template))
+    encoded = encode_questions(data.questions, tokenizer, default_contract(data.default_template, tokenizer))
     asked = encoded[args.worker * args.questions :][: args.questions]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)

@@ -12,7 +12,8 @@
 
 namespace {
 
-constexpr const char* kFormatVersion = "1";
+// Format 1 knows no start token and no bound of endings; lib/export/files.py reads the same.
+constexpr const char *kFormatVersion = "2", *kOldFormatVersion = "1";
 constexpr size_t kHashPrefix = 16;  // hex digits of the weights' hash in their file's name
 
 class Metadata {
@@ -65,8 +66,9 @@ class Metadata {
 ModelInfo load_model_info(const std::string& path) {
   const Metadata metadata(path);
   const std::string& version = metadata.text("format_version");
-  if (version != kFormatVersion) {
-    metadata.fail("format version " + version + ", this scorer reads " + kFormatVersion + "; export the model again");
+  if (version != kFormatVersion && version != kOldFormatVersion) {
+    metadata.fail("format version " + version + ", this scorer reads " + kOldFormatVersion + " and " + kFormatVersion +
+                  "; export the model again");
   }
   for (const char* key : {"end_token", "base_model", "training", "data_sha256"}) metadata.text(key);
 
@@ -77,6 +79,13 @@ ModelInfo load_model_info(const std::string& path) {
   info.prompt.template_text = metadata.text("template");
   info.prompt.max_length = metadata.integer("max_length");
   info.prompt.end_token_id = metadata.integer("end_token_id");
+  if (version == kFormatVersion) {
+    info.prompt.max_ending = metadata.integer("max_ending");
+    info.prompt.start_token_id = metadata.integer("start_token_id");
+    if (info.prompt.max_ending == 0 || info.prompt.max_ending < -1) {
+      metadata.fail("metadata 'max_ending' is neither -1 nor 1 or more; export the model again");
+    }
+  }
   if (const auto digest = info.metadata.find("contract"); digest != info.metadata.end()) info.prompt.digest = digest->second;
   if (info.prompt.max_length < 1) metadata.fail("metadata 'max_length' is below 1; export the model again");
 
@@ -124,4 +133,6 @@ void check_same_contract(const ModelInfo& model, const ModelInfo& reference) {
   if (model.prompt.template_text != reference.prompt.template_text) refuse("template");
   if (model.prompt.max_length != reference.prompt.max_length) refuse("max length");
   if (model.prompt.end_token_id != reference.prompt.end_token_id) refuse("end token");
+  if (model.prompt.max_ending != reference.prompt.max_ending) refuse("bound of endings");
+  if (model.prompt.start_token_id != reference.prompt.start_token_id) refuse("start token");
 }

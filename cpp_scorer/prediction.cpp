@@ -55,6 +55,7 @@ std::string Prediction::to_json() const {
   if (!reference_logprobs.empty()) line += ", \"reference_logprobs\": " + to_array(reference_logprobs);
   line += ", \"tokens\": " + to_array(tokens) + ", \"bytes\": " + to_array(bytes);
   line += ", \"truncated\": " + to_text(truncated);
+  if (!endings_truncated.empty()) line += ", \"endings_truncated\": " + to_array(endings_truncated);
   if (!contract.empty()) line += ", \"contract\": " + json_quote(contract);
   return line + "}\n";
 }

@@ -21,6 +21,7 @@ struct Prediction {
   std::vector<float> reference_logprobs;            // empty without a reference
   std::vector<int64_t> tokens, bytes;               // of each ending
   int64_t truncated = 0;
+  std::vector<int64_t> endings_truncated{};         // empty where no ending was cut
   std::string contract;                             // digest of the prompt contract, where the model names one
 
   /// The candidate with the largest log-prob, less those it is set against (after the neutral prompt, or under the

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::string_view kWhiteSpace = " \t\n\v\f\r";
 constexpr std::string_view kNeutralPrompt = "Answer:";
+constexpr int64_t kKeptContext = 64;  // tokens, where endings are long
 
 /// A character of a field's name, Python's \w.
 bool is_word(char32_t code) {
@@ -87,7 +88,7 @@ PromptEncoder::PromptEncoder(PromptConfig config, Encode encode)
     : config_(std::move(config)), encode_(std::move(encode)) {
   const std::string_view text = config_.template_text;
   if (find_invalid_utf8(text) != text.npos) throw FatalError("the model's template is not UTF-8; export it again");
-  neutral_prompt_ids_ = encode_(neutral_prompt(text));
+  neutral_prompt_ids_ = opened(encode_(neutral_prompt(text)));
   for (auto found = next_placeholder(text, 0); found; found = next_placeholder(text, found->end)) {
     if (found->name == "context" || found->name == "question" || found->name == "prompt") {
       prefix_template_ = text.substr(0, found->begin);
@@ -112,35 +113,53 @@ PromptEncoder::Pieces PromptEncoder::render(const Question& question) const {
 EncodedQuestion PromptEncoder::encode(const Question& question) const {
   const Pieces pieces = render(question);
   EncodedQuestion encoded;
-  int64_t longest = 0;
   for (size_t k = 0; k < question.endings.size(); ++k) {
     const std::string_view ending = strip(question.endings[k]);
     std::vector<int64_t> ids = encode_(" " + std::string(ending));
     if (config_.end_token_id >= 0) ids.push_back(config_.end_token_id);
     if (ids.empty()) throw RowError("ending " + std::to_string(k) + " has no tokens");
-    longest = std::max(longest, static_cast<int64_t>(ids.size()));
     encoded.ending_bytes.push_back(std::max<int64_t>(1, static_cast<int64_t>(ending.size())));
     encoded.ending_ids.push_back(std::move(ids));
   }
-  encoded.prompt_ids = encode_(pieces.prefix + pieces.body + pieces.suffix);
-  if (static_cast<int64_t>(encoded.prompt_ids.size()) + longest > config_.max_length) {
-    encoded.prompt_ids = cut(pieces, longest, encoded.truncated);
-  }
+  encoded.prompt_ids = opened(encode_(pieces.prefix + pieces.body + pieces.suffix));
   if (encoded.prompt_ids.empty()) throw RowError("the prompt is empty; the first ending token needs one to follow");
+  fit(pieces, encoded);
   return encoded;
 }
 
-std::vector<int64_t> PromptEncoder::cut(const Pieces& pieces, int64_t longest_ending, int64_t& truncated) const {
-  // The pieces are encoded apart only here, so that the cut knows where the context lies among the ids.
-  std::vector<int64_t> ids = encode_(pieces.prefix);
-  const std::vector<int64_t> body = encode_(pieces.body), suffix = encode_(pieces.suffix);
-  const auto fixed = static_cast<int64_t>(ids.size() + suffix.size()) + longest_ending;
-  if (fixed > config_.max_length) {
-    throw RowError("endings and template need " + std::to_string(fixed) +
+std::vector<int64_t> PromptEncoder::opened(std::vector<int64_t> prompt_ids) const {
+  if (config_.start_token_id >= 0) prompt_ids.insert(prompt_ids.begin(), config_.start_token_id);
+  return prompt_ids;
+}
+
+void PromptEncoder::fit(const Pieces& pieces, EncodedQuestion& encoded) const {
+  const bool bounded = config_.max_ending >= 0;
+  int64_t longest = 0;
+  for (const auto& ids : encoded.ending_ids) longest = std::max(longest, static_cast<int64_t>(ids.size()));
+  if (bounded) longest = std::min(longest, config_.max_ending);
+  if (static_cast<int64_t>(encoded.prompt_ids.size()) + longest > config_.max_length) {
+    // The pieces are encoded apart only here, so that the cut knows where the context lies among the ids.
+    std::vector<int64_t> ids = opened(encode_(pieces.prefix));
+    const std::vector<int64_t> body = encode_(pieces.body), suffix = encode_(pieces.suffix);
+    const auto body_size = static_cast<int64_t>(body.size());
+    const int64_t room = config_.max_length - static_cast<int64_t>(ids.size() + suffix.size());
+    if (bounded) {
+      longest = std::min(longest, std::max<int64_t>(1, room - std::min({kKeptContext, body_size, room / 2})));
+    }
+    if (longest > room) {
+      throw RowError("endings and template need " + std::to_string(config_.max_length - room + longest) +
                      " tokens, over the model's max length of " + std::to_string(config_.max_length));
+    }
+    encoded.truncated = std::max<int64_t>(0, body_size + longest - room);
+    ids.insert(ids.end(), body.begin() + encoded.truncated, body.end());
+    ids.insert(ids.end(), suffix.begin(), suffix.end());
+    encoded.prompt_ids = std::move(ids);
+    if (encoded.prompt_ids.empty()) throw RowError("the model's max length leaves nothing of the prompt");
   }
-  truncated = std::max<int64_t>(0, fixed + static_cast<int64_t>(body.size()) - config_.max_length);
-  ids.insert(ids.end(), body.begin() + truncated, body.end());
-  ids.insert(ids.end(), suffix.begin(), suffix.end());
-  return ids;
+  std::vector<int64_t> cut;
+  for (auto& ids : encoded.ending_ids) {
+    cut.push_back(std::max<int64_t>(0, static_cast<int64_t>(ids.size()) - longest));
+    ids.resize(ids.size() - static_cast<size_t>(cut.back()));
+  }
+  if (*std::max_element(cut.begin(), cut.end()) > 0) encoded.endings_truncated = std::move(cut);
 }

@@ -13,6 +13,8 @@ struct PromptConfig {
   std::string template_text;  // names {context}, {question} or {prompt}: the main field, which alone may be cut
   int64_t max_length = 0;     // tokens, prompt + longest candidate
   int64_t end_token_id = -1;  // closes every ending; -1 = endings are not closed
+  int64_t max_ending = -1;    // tokens of an ending, past which it is cut on its right; -1 = any
+  int64_t start_token_id = -1;  // opens every prompt; -1 = prompts are not opened
   std::string digest{};       // stands for the contract in predictions; empty in older exports
 };
 
@@ -24,8 +26,8 @@ class PromptEncoder {
   /// Throws FatalError where the template lacks a main field or is not UTF-8.
   PromptEncoder(PromptConfig config, Encode encode);
 
-  /// Throws RowError for a field that the question lacks, an empty prompt, an ending without tokens, and endings
-  /// that with the template alone exceed max_length.
+  /// Throws RowError for a field that the question lacks, an empty prompt, an ending without tokens, and a template
+  /// that leaves no room for endings.
   EncodedQuestion encode(const Question& question) const;
 
   const PromptConfig& config() const { return config_; }
@@ -41,7 +43,8 @@ class PromptEncoder {
   };
 
   Pieces render(const Question& question) const;
-  std::vector<int64_t> cut(const Pieces& pieces, int64_t longest_ending, int64_t& truncated) const;
+  std::vector<int64_t> opened(std::vector<int64_t> prompt_ids) const;
+  void fit(const Pieces& pieces, EncodedQuestion& encoded) const;
 
   PromptConfig config_;
   Encode encode_;

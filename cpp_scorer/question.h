@@ -19,6 +19,7 @@ struct EncodedQuestion {
   std::vector<std::vector<int64_t>> ending_ids;  // the end-of-text token included
   std::vector<int64_t> ending_bytes;             // UTF-8, without the leading space, at least 1
   int64_t truncated = 0;                         // tokens cut from the left of the context
+  std::vector<int64_t> endings_truncated{};      // from the right of each ending; empty where none was cut
 
   /// Tokens of all endings: each is scored.
   int64_t num_scored() const {

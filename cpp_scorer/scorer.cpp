@@ -51,6 +51,7 @@ Prediction predict(const PreparedQuestion& question, size_t row, const Scored& s
   for (const auto& ids : question.encoded.ending_ids) prediction.tokens.push_back(static_cast<int64_t>(ids.size()));
   prediction.bytes = question.encoded.ending_bytes;
   prediction.truncated = question.encoded.truncated;
+  prediction.endings_truncated = question.encoded.endings_truncated;
   prediction.contract = contract;
   return prediction;
 }

@@ -146,7 +146,8 @@ def data_folder(tmp_path_factory) -> Path:
 def encode(tokenizer, tmp_path):
     """Rows to encoded questions, by way of a file."""
     from lib.questions.data import load_split
-    from lib.questions.prompt import PromptConfig, encode_questions
+    from lib.questions.prompt import encode_questions
+    from lib.questions.prompt_config import PromptConfig
 
     def encode_rows(records: list[dict], **config):
         data = load_split(str(write_jsonl(tmp_path / "rows.jsonl", records)), "test")

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,10 +23,12 @@ from lib.experiments.grid import Run, make_grid
 from lib.experiments.report import sweep_report
 from lib.experiments.results import collect
 from lib.experiments.sweep import UNTUNED, Sweep
+from lib.models.loading import load_tokenizer
 from lib.models.runs import read_metrics
+from lib.models.sources import resolve
 from lib.paths import atomic_file
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig
+from lib.questions.prompt_config import MAX_LENGTH, default_contract
 from lib.training.losses import LOSSES
 
 SHARED = ("model", "data", "candidates", "limit", "template", "max_length")
@@ -88,8 +89,8 @@ def write_contract(args: argparse.Namespace) -> None:
     """The prompt contract of the runs, for the untuned model, which has none of its own."""
     if args.template or args.max_length:
         data = load_split(args.data, "validation", limit=1, candidates_file=args.candidates)
-        contract = PromptConfig(args.template or data.default_template)
-        replace(contract, max_length=args.max_length or contract.max_length).save(args.output)
+        template, length = args.template or data.default_template, args.max_length or MAX_LENGTH
+        default_contract(template, load_tokenizer(resolve(args.model)), max_length=length).save(args.output)
 
 
 def write_sweep_report(sweep: Sweep, runs: list[Run]) -> None:

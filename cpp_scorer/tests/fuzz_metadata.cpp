@@ -73,7 +73,7 @@ const std::vector<std::string>& fuzz_seeds() {
   Sha256 hash;
   hash.update(kTokenizer);
   static const Metadata metadata{
-      {"format_version", "1"}, {"template", "{context}"}, {"max_length", "512"}, {"end_token", "<|endoftext|>"},
+      {"format_version", "2"}, {"max_ending", "256"}, {"start_token_id", "-1"}, {"template", "{context}"}, {"max_length", "512"}, {"end_token", "<|endoftext|>"},
       {"end_token_id", "151643"}, {"base_model", "base"}, {"training", "{}"}, {"quantization", "none"},
       {"data_sha256", ""}, {"tokenizer_sha256", hash.hex_digest()}, {"tokenizer_file", "tokenizer.json"},
       {"weights_sha256", kHash}, {"data_file", kDataFile}};

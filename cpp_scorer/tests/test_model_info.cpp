@@ -81,7 +81,8 @@ void a_hostile_file_ends_in_an_error() {
 
 Metadata complete_metadata(const fs::path& folder) {
   const std::string hash(64, 'a');
-  return {{"format_version", "1"}, {"template", "{context}"}, {"max_length", "512"}, {"end_token", "<|endoftext|>"},
+  return {{"format_version", "2"}, {"template", "{context}"}, {"max_length", "512"}, {"end_token", "<|endoftext|>"},
+          {"max_ending", "256"}, {"start_token_id", "-1"},
           {"end_token_id", "151643"}, {"base_model", "base"}, {"training", "{}"}, {"quantization", "none"},
           {"data_sha256", ""}, {"tokenizer_sha256", sha256_of_file(folder / "tokenizer.json")},
           {"tokenizer_file", "tokenizer.json"}, {"weights_sha256", hash},
@@ -103,6 +104,8 @@ void a_mixture_is_refused(const fs::path& folder) {
   CHECK_EQUAL(info.prompt.template_text, "{context} Holding:");
   CHECK_EQUAL(info.prompt.max_length, 512);
   CHECK_EQUAL(info.prompt.end_token_id, 151643);
+  CHECK_EQUAL(info.prompt.max_ending, 256);
+  CHECK_EQUAL(load("start_token_id", "1").prompt.start_token_id, 1);
   CHECK_EQUAL(load("end_token_id", "-1").prompt.end_token_id, -1);
 
   for (const auto& [key, value] : complete) {
@@ -113,7 +116,9 @@ void a_mixture_is_refused(const fs::path& folder) {
   }
   write_file(path, onnx({}));
   CHECK_THROWS(load_model_info(path), FatalError, "has no metadata");
-  CHECK_THROWS(load("format_version", "2"), FatalError, "format version 2, this scorer reads 1");
+  CHECK_THROWS(load("format_version", "3"), FatalError, "format version 3, this scorer reads 1 and 2");
+  CHECK_THROWS(load("max_ending", "0"), FatalError, "'max_ending' is neither -1 nor 1 or more");
+  CHECK_EQUAL(load("format_version", "1").prompt.max_ending, -1);
   CHECK_THROWS(load("max_length", "many"), FatalError, "'max_length' is not an integer");
   CHECK_THROWS(load("max_length", "0"), FatalError, "'max_length' is below 1");
   CHECK_THROWS(load("end_token_id", ""), FatalError, "'end_token_id' is not an integer");
@@ -132,6 +137,8 @@ void a_mixture_is_refused(const fs::path& folder) {
   CHECK_THROWS(check_same_contract(info, load("max_length", "256")), FatalError, "its template is not");
   CHECK_THROWS(check_same_contract(load("max_length", "512"), load("max_length", "256")), FatalError, "its max length is not");
   CHECK_THROWS(check_same_contract(load("max_length", "512"), load("end_token_id", "-1")), FatalError, "its end token is not");
+  CHECK_THROWS(check_same_contract(load("max_length", "512"), load("max_ending", "9")), FatalError, "its bound of endings");
+  CHECK_THROWS(check_same_contract(load("max_length", "512"), load("start_token_id", "1")), FatalError, "its start token");
 }
 
 /// Names that lead out of the folder, or to what is no file: none is opened, with or without the right hash.

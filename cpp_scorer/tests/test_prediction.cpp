@@ -44,9 +44,11 @@ void format() {
   made.score = Score::kMean;
   made.reference_logprobs = {-3, -0.25F};
   made.truncated = 12;
+  made.endings_truncated = {0, 3};
   CHECK_EQUAL(made.to_json(),
               "{\"id\": \"7\", \"prediction\": 0, \"label\": 0, \"score\": \"mean\", \"logprobs\": [-1.5, -0.1], "
-              "\"reference_logprobs\": [-3, -0.25], \"tokens\": [3, 2], \"bytes\": [8, 4], \"truncated\": 12}\n");
+              "\"reference_logprobs\": [-3, -0.25], \"tokens\": [3, 2], \"bytes\": [8, 4], \"truncated\": 12, "
+              "\"endings_truncated\": [0, 3]}\n");
   CHECK_EQUAL(error_to_json("3", "field \"x\""), "{\"id\": \"3\", \"error\": \"field \\\"x\\\"\"}\n");
 }
 

@@ -100,7 +100,36 @@ void a_cut_that_costs_tokens_at_its_seams_is_counted_right() {
 
 void an_empty_prompt_is_an_error() {
   CHECK_THROWS(encoder("{context}").encode(question(" \n")), RowError, "the prompt is empty");
-  CHECK_THROWS(encoder("{context}", 3).encode(question("0123")), RowError, "the prompt is empty");
+  CHECK_THROWS(encoder("{context}", 3).encode(question("0123")), RowError, "leaves nothing of the prompt");
+}
+
+void a_long_ending_is_cut_on_its_right() {
+  const auto encode = [](const std::string& context, const std::string& ending, int64_t max_length, int64_t max_ending) {
+    return PromptEncoder({"In: {context}", max_length, kEnd, max_ending}, bytes).encode(question(context, {"a", ending}));
+  };
+  const EncodedQuestion whole = encode("x", "abcd", 100, 6), cut = encode("x", "abcd", 100, 4);
+  CHECK_EQUAL(text(whole.ending_ids[1]), " abcd\x07");
+  CHECK(whole.endings_truncated.empty());
+  CHECK_EQUAL(text(cut.ending_ids[1]), " abc");
+  CHECK_EQUAL(text(cut.ending_ids[0]), " a\x07");
+  CHECK_EQUAL(cut.endings_truncated, (std::vector<int64_t>{0, 2}));
+  CHECK_EQUAL(cut.ending_bytes[1], 4);
+
+  // The context keeps 64 tokens, or all that it has, or half of what the template leaves.
+  const EncodedQuestion kept = encode(std::string(100, 'x'), std::string(200, 'y'), 204, 190);
+  CHECK_EQUAL(text(kept.prompt_ids), "In: " + std::string(64, 'x'));
+  CHECK_EQUAL(kept.ending_ids[1].size(), size_t{136});
+  CHECK_EQUAL(encode("xy", std::string(300, 'y'), 204, 203).ending_ids[1].size(), size_t{198});
+  CHECK_EQUAL(encode(std::string(100, 'x'), std::string(200, 'y'), 54, 50).ending_ids[1].size(), size_t{25});
+  CHECK_THROWS(encode("x", "abcd", 4, 2), RowError, "endings and template need 5 tokens");
+}
+
+void a_start_token_opens_every_prompt() {
+  constexpr int64_t kStart = 2;
+  const PromptEncoder encoder({"{context}", 8, kEnd, -1, kStart}, bytes);
+  CHECK_EQUAL(text(encoder.encode(question("012")).prompt_ids), "\x02" "012");
+  CHECK_EQUAL(text(encoder.encode(question("01234567")).prompt_ids), "\x02" "4567");
+  CHECK_EQUAL(text(encoder.neutral_prompt_ids()), "\x02" "Answer:");
 }
 
 }  // namespace
@@ -112,4 +141,6 @@ int main() {
   only_the_left_of_the_context_is_cut();
   a_cut_that_costs_tokens_at_its_seams_is_counted_right();
   an_empty_prompt_is_an_error();
+  a_long_ending_is_cut_on_its_right();
+  a_start_token_opens_every_prompt();
 }

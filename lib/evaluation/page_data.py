@@ -34,14 +34,15 @@ def page_data(scored: Scored, records: Sequence[dict], tokenizer: PreTrainedToke
     """
     correct = is_correct(records)
     probabilities, gaps = np.exp(log_probabilities(records)), margins(records)
-    places: dict[str, int] = {}
+    places: dict[tuple[str, int], int] = {}
     endings: list[Markup] = []
     questions: dict[int, Markup] = {}
     num_bytes = 0
     for index in _lots(correct):
         item, record = scored.encoded[index], records[index]
-        own = dict(zip(item.question.endings, item.ending_ids, strict=True))
-        new = [_json(pieces(tokenizer, ending, len(ids))) for ending, ids in own.items() if ending not in places]
+        # By its count of tokens too: what does not fit is cut off.
+        own = [(ending, len(ids)) for ending, ids in zip(item.question.endings, item.ending_ids, strict=True)]
+        new = [_json(pieces(tokenizer, *ending)) for ending in dict.fromkeys(own) if ending not in places]
         for ending in own:
             places.setdefault(ending, len(places))
         question = {
@@ -50,8 +51,9 @@ def page_data(scored: Scored, records: Sequence[dict], tokenizer: PreTrainedToke
             "label": record["label"],
             "prediction": record["prediction"],
             "truncated": record["truncated"],
+            "endingsTruncated": sum(item.endings_truncated),
             "margin": round(float(gaps[index]), 4),
-            "endings": [places[ending] for ending in item.question.endings],
+            "endings": [places[ending] for ending in own],
             "logprobs": [round(value, 4) for value in record["logprobs"]],
             "values": [round(value, 4) for value in score_values(record)],
             "probabilities": [round(float(value), 5) for value in probabilities[index, : len(record["logprobs"])]],
@@ -101,8 +103,9 @@ def _shown(correct: np.ndarray, there: list[int]) -> str:
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ending: str, count: int) -> list[str | None]:
-    """The ending's text cut into `count` pieces, one a token, which put together give the text back; a token that ends
-    within a character adds nothing. The end token, where there is one, is None."""
+    """The ending's text cut into `count` pieces, one a token, which put together give the text back, or of an ending
+    that was cut its beginning; a token that ends within a character adds nothing. The end token, where there is one, is
+    None."""
     text = ending_text(ending)
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     ends = [end for _, end in offsets]
@@ -110,4 +113,4 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ending: str, count: int) -> list[
         ends[-1] = len(text)
     starts = [0, *ends[:-1]]
     found: list[str | None] = [text[start:end] for start, end in zip(starts, ends, strict=True)]
-    return found + [None] * (count - len(found))
+    return (found + [None] * (count - len(found)))[:count]

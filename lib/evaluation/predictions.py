@@ -69,6 +69,8 @@ def _check(where: str, row: dict) -> None:
             fail(where, field, f"{row[field]!r:.60} names none of the {count} candidates (0 to {count - 1})")
     if not _is_integer(row["truncated"]) or row["truncated"] < 0:
         fail(where, "truncated", f"{row['truncated']!r:.60} is not a count of tokens")
+    if "endings_truncated" in row:
+        _check_list(where, row, "endings_truncated", count, lambda value: _is_integer(value) and value >= 0, "counts")
     if not isinstance(row.get("contract", ""), str):
         fail(where, "contract", f"{row['contract']!r:.60} is not a string")
     if row["score"] not in SCORES:

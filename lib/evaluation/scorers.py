@@ -18,7 +18,8 @@ from lib.packed.onednn_layers import use_onednn
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family
-from lib.questions.prompt import EncodedQuestion, PromptConfig
+from lib.questions.prompt import EncodedQuestion
+from lib.questions.prompt_config import PromptConfig
 
 
 class ModelScorer:
@@ -82,7 +83,7 @@ class ModelScorer:
         return Scored(
             encoded,
             logprobs=[[math.fsum(ending) for ending in row] for row in values] if per_token else values,
-            neutral=self._neutral(encoded, prompt.template) if neutral else None,
+            neutral=self._neutral(encoded, prompt) if neutral else None,
             reference=self._reference(encoded) if reference else None,
             token_logprobs=tokens,
             contract=prompt.digest,
@@ -98,8 +99,8 @@ class ModelScorer:
             per_token=per_token,
         )
 
-    def _neutral(self, encoded: Sequence[EncodedQuestion], template: str) -> Logprobs:
-        return neutral_logprobs(encoded, self.tokenizer, template, lambda rows: self._score(rows, "neutral prompt"))
+    def _neutral(self, encoded: Sequence[EncodedQuestion], prompt: PromptConfig) -> Logprobs:
+        return neutral_logprobs(encoded, self.tokenizer, prompt, lambda rows: self._score(rows, "neutral prompt"))
 
     def _reference(self, encoded: Sequence[EncodedQuestion]) -> Logprobs:
         if not self.has_reference:

@@ -54,6 +54,7 @@ class Scored:
                 "tokens": [len(ids) for ids in item.ending_ids],
                 "bytes": [num_bytes(ending) for ending in item.question.endings],
                 "truncated": item.truncated,
+                **({"endings_truncated": list(item.endings_truncated)} if item.endings_truncated else {}),
                 **({"contract": self.contract} if self.contract else {}),
             }
             records.append(record | {"prediction": choose(score_values(record))})

@@ -8,7 +8,8 @@ from transformers import GenerationConfig
 from lib.models.loading import DTYPES, LoadedModel, load_model, pick_precision
 from lib.packed.inference import start_accelerator
 from lib.questions.data import STRIP, load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.questions.prompt import EncodedQuestion, encode_questions
+from lib.questions.prompt_config import default_contract
 from lib.training.generation import ending_of, left_padded, stop_ids
 
 NUM_QUESTIONS = 5
@@ -31,7 +32,7 @@ def make_examples(models: Mapping[str, str], data: str, candidates_file: str | N
     ]
     for title, source in models.items():
         loaded = load_model(source, DTYPES[precision], merge=True)
-        prompt = loaded.prompt or PromptConfig(dataset.default_template)
+        prompt = loaded.prompt or default_contract(dataset.default_template, loaded.tokenizer)
         encoded = encode_questions(dataset.questions, loaded.tokenizer, prompt)
         for example, text in zip(examples, greedy_endings(loaded, encoded, device), strict=True):
             example["written"][title] = text

@@ -22,7 +22,7 @@ from lib.experiments.grid import Run
 from lib.models.runs import RUN_FILE, read_run
 from lib.paths import ROOT, atomic_file, lock
 from lib.progress import progress
-from lib.questions.prompt import PROMPT_FILE
+from lib.questions.prompt_config import PROMPT_FILE
 
 SPLITS = ("validation", "test")
 UNTUNED = "untuned"

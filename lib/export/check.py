@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ from lib.errors import InputError
 from lib.packed.inference import Logprobs, margin, share_equal
 from lib.packed.pack import PackedBatch, pack
 from lib.progress import progress
+from lib.questions.data import STRIP
 from lib.questions.forms import FORMS
-from lib.questions.prompt import EncodedQuestion
+from lib.questions.prompt import EncodedQuestion, encode_questions
+from lib.questions.prompt_config import PromptConfig
 
 # Of a log-prob, a sum over tokens: absolute, and per unit of its size, where fp32 rounds.
 ABSOLUTE, RELATIVE = 2e-3, 1e-5
@@ -81,11 +83,24 @@ def int8_report(fidelity: Fidelity) -> list[str]:
     ]
 
 
+def golden_questions(encoded: Sequence[EncodedQuestion], tokenizer, prompt: PromptConfig) -> list[EncodedQuestion]:
+    """The first questions and, where the contract bounds endings, one with an ending that is cut: the first question's,
+    its last ending repeated."""
+    golden = list(encoded[:GOLDEN_QUESTIONS])
+    if prompt.max_ending is not None:
+        first = golden[0].question
+        *others, last = first.endings
+        repeated = " ".join([last.strip(STRIP) or "holding"] * (prompt.max_ending + 1))
+        long = replace(first, id=f"{first.id} with an ending that is cut", endings=(*others, repeated))
+        golden += encode_questions([long], tokenizer, prompt)
+    return golden
+
+
 def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logprobs) -> None:
-    """The first questions as JSON lines, in a form that Python and C++ read as data, with their ids, log-probs and
-    the index of the highest."""
+    """The questions as JSON lines, in a form that Python and C++ read as data, with their ids, log-probs and the index
+    of the highest."""
     with path.open("w", encoding="utf-8") as file:
-        for item, values in zip(encoded[:GOLDEN_QUESTIONS], logprobs, strict=False):
+        for item, values in zip(encoded, logprobs, strict=True):
             question = item.question
             form = next(form for form in FORMS if form.prompt in question.fields)
             row = {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lib.errors import InputError
-from lib.questions.prompt import PROMPT_FILE, PromptConfig
+from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
 
 
 def read_contract(source: str) -> PromptConfig:

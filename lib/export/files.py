@@ -15,9 +15,12 @@ import onnx_ir as ir
 import torch
 
 from lib.errors import InputError
-from lib.questions.prompt import PromptConfig
+from lib.questions.prompt_config import PromptConfig
 
-FORMAT_VERSION = "1"  # of names, inputs and metadata; cpp_scorer/model_info.cpp refuses any other
+# Of names, inputs and metadata. Format 1 knows no start token and no bound of endings; cpp_scorer/model_info.cpp reads
+# the same.
+FORMAT_VERSION, READ_VERSIONS = "2", ("1", "2")
+NONE = "-1"  # where the metadata name a token or a bound that there is none of
 TOKENIZER_FILE = "tokenizer.json"
 HASH_DIGITS = 16  # of the weights' SHA-256, in their file's name
 INLINE_BYTES = 1024  # smaller tensors stay in the .onnx file
@@ -92,7 +95,16 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def contract_in(metadata: dict[str, str]) -> PromptConfig:
     """The prompt contract that a scoring graph's metadata hold."""
-    return PromptConfig(metadata["template"], int(metadata["max_length"]), end_token=bool(metadata["end_token"]))
+    if metadata["format_version"] == "1":
+        metadata = metadata | {"max_ending": NONE, "start_token": ""}
+    max_ending = metadata["max_ending"]
+    return PromptConfig(
+        metadata["template"],
+        int(metadata["max_length"]),
+        end_token=bool(metadata["end_token"]),
+        max_ending=None if max_ending == NONE else int(max_ending),
+        start_token=bool(metadata["start_token"]),
+    )
 
 
 def read_export(path: Path) -> dict[str, str]:
@@ -100,8 +112,9 @@ def read_export(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; write it with `python export.py --output {path}`")
     metadata = read_metadata(path)
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: not a scoring graph of format {FORMAT_VERSION}; export it with `python export.py`")
+    if metadata.get("format_version") not in READ_VERSIONS:
+        known = " or ".join(READ_VERSIONS)
+        raise InputError(f"{path}: not a scoring graph of format {known}; export it with `python export.py`")
     return metadata
 
 

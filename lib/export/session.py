@@ -47,6 +47,10 @@ def open_export(path: Path) -> tuple[OnnxScorer, PreTrainedTokenizerBase, dict[s
     file = path.parent / metadata.get("tokenizer_file", TOKENIZER_FILE)
     if not file.is_file() or sha256_of_file(file) != metadata["tokenizer_sha256"]:
         raise InputError(f"{file}: not the tokenizer that {path.name} was exported with; export the model again")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=metadata["end_token"] or None)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(file),
+        bos_token=metadata.get("start_token") or None,
+        eos_token=metadata["end_token"] or None,
+    )
     tokenizer.model_max_length = int(1e9)
     return OnnxScorer(path), tokenizer, metadata

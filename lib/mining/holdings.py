@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lib.questions.data import MASK, Question, load_split
-from lib.questions.prompt import MAIN_FIELDS
+from lib.questions.template import MAIN_FIELDS
 
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 

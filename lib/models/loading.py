@@ -15,12 +15,11 @@ from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums
 from lib.errors import InputError
-from lib.hub import require_hub
 from lib.models.runs import RUN_FILE, read_run
+from lib.models.sources import ADAPTER_CONFIG, recorded_name, resolve
 from lib.packed.precision import cast_parameters
-from lib.questions.prompt import PROMPT_FILE, PromptConfig
+from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LORA_TARGETS = "all-linear"
 BASE_FLAG = "--base (of eval_mc.py and export.py)"
@@ -77,35 +76,9 @@ def load_model(source: str, dtype: torch.dtype, *, merge: bool = False, base: st
     else:
         every_weight = training.get("settings", {}).get("lora_r") == 0
         model = _load_base(location, torch.float32 if every_weight and not merge else dtype)
-    # The name a new adapter records as its base: as typed, but a folder's in full, wherever it is loaded from.
-    model.name_or_path = str(folder.resolve()) if folder and source != "demo" else source
+    model.name_or_path = recorded_name(source)  # what a new adapter records as its base
     prompt = PromptConfig.load(folder) if folder and (folder / PROMPT_FILE).exists() else None
     return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training, trained_on)
-
-
-def resolve(source: str) -> str:
-    """A folder for `source` ("demo" is made on first use), or the hub name it is."""
-    if source == "demo":
-        from lib.demo.model import ensure_base_model
-
-        return str(ensure_base_model())
-    path = Path(source)
-    if path.is_dir():
-        if (path / ADAPTER_CONFIG).exists() or (path / "config.json").exists():
-            return str(path)
-        if (path / RUN_FILE).exists():
-            raise InputError(f"{source}: this run has not finished; go on with `--resume --output {source}`")
-        raise InputError(f"{source}: holds no model (neither {ADAPTER_CONFIG} nor config.json)")
-    if source == "runs/latest":
-        raise InputError("runs/latest: no trained run yet; type `python train_sdpo.py --num-neg 4`, or name a --model")
-    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1 or source.startswith("runs/"):
-        raise InputError(
-            f"{source}: no such model folder; give a run, a model folder or a hub name such as Qwen/Qwen2.5-0.5B"
-        )
-    require_hub(
-        f"model {source}", source, "model", "give a model folder with --model, or try `--model demo --data demo`"
-    )
-    return source
 
 
 def load_tokenizer(location: str) -> PreTrainedTokenizerBase:

@@ -16,7 +16,7 @@ from lib.cli import flag
 from lib.errors import InputError
 from lib.models.curve import plot_run
 from lib.paths import atomic_file
-from lib.questions.prompt import PROMPT_FILE, PromptConfig
+from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
 from lib.questions.readers import read_rows
 
 RUNS = Path("runs")

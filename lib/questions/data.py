@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -45,7 +46,6 @@ class Dataset:
     default_template: "{context}", "{question}" or "{prompt}". format: name of the form in forms.py. source: the file,
     or the hub's name. sha256: of the file's bytes (and the class names), or of the hub's rows as JSON, all of the split
     whatever the limit.
-    num_empty, num_equal: questions with an empty ending, and with two that are equal, once stripped of `STRIP`.
     """
 
     questions: list[Question]
@@ -53,8 +53,16 @@ class Dataset:
     format: str
     source: str
     sha256: str
-    num_empty: int
-    num_equal: int
+
+    @property
+    def num_empty(self) -> int:
+        """Questions with an empty ending, once stripped of `STRIP`."""
+        return sum("" in _stripped(question) for question in self.questions)
+
+    @property
+    def num_equal(self) -> int:
+        """Questions with two equal endings, once stripped of `STRIP`."""
+        return sum(len(set(_stripped(question))) < len(question.endings) for question in self.questions)
 
 
 def load_split(
@@ -94,16 +102,39 @@ def load_split(
         sha256 = hashlib.sha256(json.dumps([sha256, classes]).encode()).hexdigest()
     form = recognise(*first, classes=bool(classes))
     questions = _questions(form, candidates(form, chain([first], rows), limit, classes))
-    flaws = [_flaws(form, question, strict) for question in questions]
+    if strict:
+        _refuse_flaws(form, questions)
     return Dataset(
         questions,
         default_template=f"{{{form.field}}}",
         format=form.name,
         source=source,
         sha256=sha256,
-        num_empty=sum(empty for empty, _ in flaws),
-        num_equal=sum(equal for _, equal in flaws),
     )
+
+
+def load_train_and_validation(data: str, validation_share: float | None, **how) -> tuple[Dataset, Dataset | None]:
+    """The train split and the validation split, each as `load_split` gives it. With a share that much of train, the
+    same whatever else is asked for, is validation instead; without, and without a split of its own, there is none.
+
+    Raises InputError where the share leaves one of the two without a question.
+    """
+    train = load_split(data, "train", **how)
+    if not validation_share:
+        return train, load_split(data, "validation", **how) if has_validation(data) else None
+    count = round(validation_share * len(train.questions))
+    if not 0 < count < len(train.questions):
+        raise InputError(
+            f"--validation-share {validation_share:g} is {count} of the {len(train.questions)} questions of "
+            f"{train.source}; validation and train need one each"
+        )
+    chosen = set(random.Random(0).sample(range(len(train.questions)), count))
+    parts = [], []
+    for number, question in enumerate(train.questions):
+        parts[number in chosen].append(question)
+    source = f"{train.source} ({validation_share:g} of it)"
+    sha256 = hashlib.sha256(f"{train.sha256} {validation_share}".encode()).hexdigest()
+    return replace(train, questions=parts[0]), replace(train, questions=parts[1], source=source, sha256=sha256)
 
 
 def has_validation(data: str) -> bool:
@@ -133,20 +164,20 @@ def _questions(form: Form, parsed: Iterable[Candidates]) -> list[Question]:
     return list(questions.values())
 
 
-def _flaws(form: Form, question: Question, strict: bool) -> tuple[bool, bool]:
-    """Whether an ending is empty, and whether two are equal; with `strict` either is an error."""
-    texts = [ending.strip(STRIP) for ending in question.endings]
-    empty, equal = "" in texts, len(set(texts)) < len(texts)
-    if strict and empty:
-        fail(question.source, form.candidates, f"candidate {texts.index('')} is empty; leave out --strict to keep it")
-    if strict and equal:
-        second = next(index for index, text in enumerate(texts) if text in texts[:index])
-        fail(
-            question.source,
-            form.candidates,
-            f"candidates {texts.index(texts[second])} and {second} are equal; leave out --strict to keep them",
-        )
-    return empty, equal
+def _stripped(question: Question) -> list[str]:
+    return [ending.strip(STRIP) for ending in question.endings]
+
+
+def _refuse_flaws(form: Form, questions: Iterable[Question]) -> None:
+    for question in questions:
+        texts = _stripped(question)
+        if "" in texts:
+            advice = "is empty; leave out --strict to keep it"
+            fail(question.source, form.candidates, f"candidate {texts.index('')} {advice}")
+        if len(set(texts)) < len(texts):
+            second = next(index for index, text in enumerate(texts) if text in texts[:index])
+            both = f"candidates {texts.index(texts[second])} and {second}"
+            fail(question.source, form.candidates, f"{both} are equal; leave out --strict to keep them")
 
 
 def _hub_split(split: str) -> tuple[Iterator[tuple[str, dict]], str, str]:

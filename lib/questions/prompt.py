@@ -2,79 +2,41 @@
 
 - A template makes the prompt. Fields are replaced once; braces inside the data mean nothing.
 - White space (`STRIP`) at the prompt's end and around an ending is stripped; an ending starts with exactly one space.
-- Prompt and ending are encoded apart, and an ending is closed with the end-of-text token unless that is switched off.
-- `max_length` bounds prompt + longest of all candidates. Only the left of the context is cut.
+- Prompt and ending are encoded apart. A prompt is opened with the start token where the contract says so, and an ending
+  is closed with the end-of-text token unless that is switched off.
+- An ending of more than `max_ending` tokens, the end token among them, is cut on its right: the end token goes first.
+- `max_length` bounds prompt + longest of all candidates. Only the left of the context is cut; `KEPT_CONTEXT` tokens of
+  it, or half of what the template leaves where that is less, stay, at the expense of endings that are longer still.
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from lib.errors import InputError
-from lib.paths import atomic_file
 from lib.questions.data import STRIP, Dataset, Question
+from lib.questions.prompt_config import PromptConfig
+from lib.questions.template import neutral_prompt, render
 
-PROMPT_FILE = "prompt.json"
-MAIN_FIELDS = ("context", "question", "prompt")
-NEUTRAL_PROMPT = "Answer:"
+KEPT_CONTEXT = 64
 BATCH = 1000  # texts that the tokenizer takes at once: it keeps offsets and pieces of each until then
-_FIELD = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """What turns a question into ids; it travels with the adapter, the merged model and the ONNX file.
-
-    template: text with {field} names, one of them {context}, {question} or {prompt} (the one that may be cut).
-    max_length: tokens, prompt + longest candidate.
-    end_token: close every ending with the tokenizer's end-of-text token.
-    """
-
-    template: str
-    max_length: int = 512
-    end_token: bool = True
-
-    def __post_init__(self):
-        if not isinstance(self.template, str):
-            raise TypeError(f"template {self.template!r:.60} is not a string")
-        if not isinstance(self.max_length, int) or isinstance(self.max_length, bool) or self.max_length < 1:
-            raise TypeError(f"max_length {self.max_length!r:.60} is not a number of tokens")
-        if not isinstance(self.end_token, bool):
-            raise TypeError(f"end_token {self.end_token!r:.60} is neither true nor false")
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits that stand for the contract, where questions scored under different ones must not be taken for
-        the same."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-
-    def save(self, folder: Path) -> None:
-        with atomic_file(folder / PROMPT_FILE) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-    @staticmethod
-    def load(path: Path) -> "PromptConfig":
-        """The contract of a folder, or of a file as `save` writes it. Raises InputError where it is none."""
-        file = path / PROMPT_FILE if path.is_dir() else path
-        try:
-            return PromptConfig(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{file}: not a prompt configuration ({error}); train or export the model again") from None
 
 
 @dataclass(frozen=True)
 class EncodedQuestion:
-    """A question as ids. `ending_ids[k]` holds candidate k's tokens, the end token included."""
+    """A question as ids. `ending_ids[k]` holds candidate k's tokens, the end token included.
+
+    truncated: tokens cut from the left of the context. endings_truncated: from the right of each ending; empty where
+    none was cut. joint_differs: encoding prompt and some ending in one string would give other ids. control_tokens: the
+    text itself, of prompt or endings, spells some, such as <|endoftext|>.
+    """
 
     question: Question
     prompt_ids: list[int]
     ending_ids: list[list[int]]
-    truncated: int  # tokens cut from the left of the context
-    joint_differs: bool  # encoding prompt and some ending in one string would give other ids
-    control_tokens: bool = False  # the text itself, of prompt or endings, spells some, such as <|endoftext|>
+    truncated: int = 0
+    endings_truncated: tuple[int, ...] = ()
+    joint_differs: bool = False
+    control_tokens: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -92,46 +54,22 @@ def num_bytes(ending: str) -> int:
     return max(1, len(ending.strip(STRIP).encode()))
 
 
-def render(template: str, question: Question) -> tuple[str, str, str]:
-    """The prompt in three pieces: what stands before the main field, its value, and what stands after it, the
-    prompt's end stripped. Raises InputError where the template names a field that the question lacks."""
-
-    def value(match: re.Match) -> str:
-        name = match[1]
-        if name not in question.fields:
-            raise InputError(f"{question.source}: field '{name}' is missing; the template '{template}' needs it")
-        return question.fields[name]
-
-    main = main_field(template)
-    prefix = _FIELD.sub(value, template[: main.start()])
-    body = value(main)
-    suffix = _FIELD.sub(value, template[main.end() :]).rstrip(STRIP)
-    if not suffix:
-        body = body.rstrip(STRIP)
-        prefix = prefix if body else prefix.rstrip(STRIP)
-    return prefix, body, suffix
+def neutral_prompt_ids(tokenizer, config: PromptConfig) -> list[int]:
+    """The ids of what stands for the question where an ending is scored without one."""
+    ids = tokenizer(neutral_prompt(config.template), add_special_tokens=False)["input_ids"]
+    return ([tokenizer.bos_token_id] if config.start_token else []) + ids
 
 
-def neutral_prompt(template: str) -> str:
-    """What stands for the question where an ending is scored without one: the template with every field empty, or
-    `NEUTRAL_PROMPT` where that leaves nothing (the "domain premise" of Holtzman et al. 2021)."""
-    return _FIELD.sub("", template).rstrip(STRIP) or NEUTRAL_PROMPT
-
-
-def main_field(template: str) -> re.Match:
-    """The first {context}, {question} or {prompt} of the template: the only text that may be cut."""
-    for match in _FIELD.finditer(template):
-        if match[1] in MAIN_FIELDS:
-            return match
-    raise InputError(f"template '{template}': it must hold {{context}}, {{question}} or {{prompt}}")
-
-
-def encode_questions(questions: Sequence[Question], tokenizer, config: PromptConfig) -> list[EncodedQuestion]:
+def encode_questions(
+    questions: Sequence[Question], tokenizer, config: PromptConfig, *, strict: bool = False
+) -> list[EncodedQuestion]:
     """Encode questions by the contract above.
 
     A text that spells a control token is encoded as one, as Hugging Face's tokenizers do by default: it is counted.
-    Raises InputError for an empty prompt and for endings that alone exceed `max_length`.
+    Raises InputError for an empty prompt, for a template that leaves no room, and with `strict` for an ending that
+    would be cut.
     """
+    config.check_tokenizer(tokenizer)
     known: dict[int, int] = {}  # one Python integer a token id, not one a token: a fifth of the memory
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
@@ -141,6 +79,7 @@ def encode_questions(questions: Sequence[Question], tokenizer, config: PromptCon
             rows += [list(map(known.setdefault, ids, ids)) for ids in batch["input_ids"]]
         return rows
 
+    start = [tokenizer.bos_token_id] if config.start_token else []
     end = [tokenizer.eos_token_id] if config.end_token else []
     control = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     pieces = [render(config.template, question) for question in questions]
@@ -153,10 +92,17 @@ def encode_questions(questions: Sequence[Question], tokenizer, config: PromptCon
         if question.endings not in encoded_endings:
             encoded_endings[question.endings] = encode([ending_text(ending) for ending in question.endings])
         bare_ids = encoded_endings[question.endings]
-        ending_ids = [ids + end for ids in bare_ids]
-        kept_ids, truncated = _cut(question, piece, prompt_ids, max(map(len, ending_ids)), config.max_length, encode)
-        spelt = any(not control.isdisjoint(ids) for ids in (kept_ids, *bare_ids))
-        encoded.append(EncodedQuestion(question, kept_ids, ending_ids, truncated, differs[number], spelt))
+        whole = EncodedQuestion(
+            question,
+            start + prompt_ids,
+            [ids + end for ids in bare_ids],
+            joint_differs=differs[number],
+            control_tokens=any(not control.isdisjoint(ids) for ids in (prompt_ids, *bare_ids)),
+        )
+        fitted = _fit(whole, config, lambda piece=piece: encode(piece))
+        if strict and fitted.endings_truncated:
+            _refuse_cut(fitted)
+        encoded.append(fitted)
     return encoded
 
 
@@ -178,28 +124,57 @@ def _joint_differs(texts: Sequence[str], questions: Sequence[Question], encode) 
     return [not differing.isdisjoint(own) for own in pairs]
 
 
-def _cut(question, piece, prompt_ids, longest, max_length, encode) -> tuple[list[int], int]:
-    """The prompt's ids within the limit, and how many tokens of the context were cut from its left."""
-    truncated = 0
-    if len(prompt_ids) + longest > max_length:
-        # The pieces are encoded apart only here, so that the cut knows where the context lies among the ids.
-        prefix_ids, body_ids, suffix_ids = encode(piece)
-        fixed = len(prefix_ids) + len(suffix_ids) + longest
-        if fixed > max_length:
-            raise InputError(
-                f"{question.source}: endings and template need {fixed} tokens, over --max-length {max_length}; raise it"
-            )
-        truncated = max(0, fixed + len(body_ids) - max_length)
-        prompt_ids = prefix_ids + body_ids[truncated:] + suffix_ids
+def _fit(whole: EncodedQuestion, config: PromptConfig, encode_pieces) -> EncodedQuestion:
+    """The question within the contract's limits."""
+    source = whole.question.source
+    prompt_ids, ending_ids, truncated = whole.prompt_ids, whole.ending_ids, 0
     if not prompt_ids:
-        raise InputError(f"{question.source}: the prompt is empty; the first ending token needs one to follow")
-    return prompt_ids, truncated
+        raise InputError(f"{source}: the prompt is empty; the first ending token needs one to follow")
+    longest = max(map(len, ending_ids))
+    if config.max_ending is not None:
+        longest = min(longest, config.max_ending)
+    if len(prompt_ids) + longest > config.max_length:
+        # The pieces are encoded apart only here, so that the cut knows where the context lies among the ids.
+        prefix_ids, body_ids, suffix_ids = encode_pieces()
+        prefix_ids = prompt_ids[: config.start_token] + prefix_ids
+        room = config.max_length - len(prefix_ids) - len(suffix_ids)
+        if config.max_ending is not None:
+            longest = min(longest, max(1, room - min(KEPT_CONTEXT, len(body_ids), room // 2)))
+        if longest > room:
+            needed = config.max_length - room + longest
+            raise InputError(
+                f"{source}: endings and template need {needed} tokens, over --max-length {config.max_length}; raise it"
+            )
+        truncated = max(0, len(body_ids) + longest - room)
+        prompt_ids = prefix_ids + body_ids[truncated:] + suffix_ids
+        if not prompt_ids:
+            raise InputError(f"{source}: --max-length {config.max_length} leaves nothing of the prompt; raise it")
+    cut = tuple(max(0, len(ids) - longest) for ids in ending_ids)
+    if any(cut):
+        ending_ids = [ids[:longest] for ids in ending_ids]
+    return replace(
+        whole,
+        prompt_ids=prompt_ids,
+        ending_ids=ending_ids,
+        truncated=truncated,
+        endings_truncated=cut if any(cut) else (),
+    )
+
+
+def _refuse_cut(item: EncodedQuestion) -> None:
+    index = next(index for index, cut in enumerate(item.endings_truncated) if cut)
+    kept = len(item.ending_ids[index])
+    raise InputError(
+        f"{item.question.source}: candidate {index} has {kept + item.endings_truncated[index]} tokens, room is for "
+        f"{kept}; raise --max-ending and --max-length, or leave out --strict to cut it on its right"
+    )
 
 
 def report_encoding(dataset: Dataset, encoded: Sequence[EncodedQuestion]) -> list[str]:
     """What a reader must know of the questions as they were encoded: one line each, only where there is something."""
     counts = {
         "cut on the left of the context to fit --max-length": sum(item.truncated > 0 for item in encoded),
+        "with an ending cut on its right to fit --max-ending": sum(bool(item.endings_truncated) for item in encoded),
         "whose joint encoding differs at the boundary": sum(item.joint_differs for item in encoded),
         "whose text spells control tokens, which are read as such": sum(item.control_tokens for item in encoded),
         "with an empty ending": dataset.num_empty,

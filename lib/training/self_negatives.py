@@ -20,7 +20,8 @@ from lib.packed.reference import cache_key
 from lib.paths import CACHE_DIR, warn_not_kept
 from lib.progress import progress
 from lib.questions.data import STRIP
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions, ending_text
+from lib.questions.prompt import EncodedQuestion, encode_questions, ending_text
+from lib.questions.prompt_config import PromptConfig
 from lib.training.generation import BATCH_SIZE, EndingSampler, Generation
 
 

@@ -1,6 +1,7 @@
 """The C++ scorer as its user meets it: the same answers as Python, streams, and a true exit code for every fault."""
 
 import contextlib
+import copy
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,7 @@ import subprocess
 import termios
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -24,11 +26,13 @@ from conftest import ROOT, SCORE, VOCAB_SIZE, build_scorer, rows, tiny_model, wr
 import eval_mc
 from lib.errors import InputError
 from lib.evaluation.scores import Scored, choose, score_values
+from lib.export.files import contract_in, read_export
 from lib.packed.inference import share_equal
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import default_contract
 
 BUILD = ROOT / "cpp_scorer" / "build"
 SANITIZED = ROOT / "cpp_scorer" / "build-sanitize"
@@ -48,6 +52,7 @@ CONTRACT_ROWS = [
         "endings": ["affirmed", "reversed and remanded"],
         "label": 1,
     },
+    {"id": "long", "context": "the tenant " * 200, "endings": ["affirmed", "the lease is void " * 200], "label": 0},
 ]
 
 
@@ -112,8 +117,7 @@ def answers(result: subprocess.CompletedProcess) -> list[dict]:
 def expected(folder: Path, tokenizer, path: Path, score: str = "sum", **config) -> list[dict]:
     """What Python says of a file of questions, by the model in `folder`."""
     data = load_split(str(path), "test")
-    config.setdefault("template", data.default_template)
-    prompt = PromptConfig(**config)
+    prompt = replace(default_contract(data.default_template, tokenizer), **config)
     encoded = encode_questions(data.questions, tokenizer, prompt)
     scorer = PackedScorer(type(tiny_model()).from_pretrained(folder).eval())
     with torch.no_grad():
@@ -141,7 +145,7 @@ def test_predictions_equal_pythons(model, model_folder, tokenizer, tmp_path, sco
     result = run("--model", model, "--input", path, "--score", score)
     assert result.returncode == 0, result.stderr
     found, wanted = answers(result), expected(model_folder, tokenizer, path, score)
-    assert wanted[-1]["truncated"] > 0
+    assert wanted[-2]["truncated"] > 0 and wanted[-1]["endings_truncated"][1] > 0
     for ours, theirs in zip(found, wanted, strict=True):
         assert list(ours) == list(theirs)
         assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=TOLERANCE)
@@ -259,7 +263,7 @@ READER_LINES = [
 def test_both_readers_take_and_refuse_the_same_lines(own_onnx, model_folder, tokenizer, tmp_path):
     """Fields, candidates, label and id by what is scored; whether a line is at fault by its error."""
     fields = ("context", "question", "prompt")
-    prompts = [PromptConfig(f"{{{field}}} Holding:") for field in fields]
+    prompts = [default_contract(f"{{{field}}} Holding:", tokenizer) for field in fields]
     models = {
         field: own_onnx(template=prompt.template, contract=prompt.digest)
         for field, prompt in zip(fields, prompts, strict=True)
@@ -315,6 +319,33 @@ def test_cut_and_end_token_are_those_of_the_file(own_onnx, model_folder, tokeniz
         assert (ours["truncated"], ours["tokens"]) == (theirs["truncated"], theirs["tokens"])
 
 
+def test_start_token_and_bound_of_endings_are_those_of_the_file(own_onnx, model_folder, tokenizer, tmp_path):
+    """The start token is any token here: this model's own tokenizer puts none."""
+    path = write_jsonl(tmp_path / "rows.jsonl", rows(6) + [CONTRACT_ROWS[-1]])
+    start = tokenizer("the", add_special_tokens=False)["input_ids"][0]
+    found = answers(run("--model", own_onnx(max_ending="8", start_token_id=str(start)), "--input", path))
+    opening = copy.deepcopy(tokenizer)
+    opening.bos_token = tokenizer.convert_ids_to_tokens(start)
+    wanted = expected(model_folder, opening, path, max_ending=8, start_token=True)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=TOLERANCE)
+        for field in ("truncated", "endings_truncated", "tokens"):
+            assert ours.get(field) == theirs.get(field)
+    assert all(max(record["tokens"]) == 8 for record in found)
+
+
+def test_files_of_format_1_are_scored_as_they_were(own_onnx, model_folder, tokenizer, tmp_path):
+    """Their keys know neither: endings are not cut, and one that exceeds the limit alone is an error record."""
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows(3), CONTRACT_ROWS[-1]])
+    old = own_onnx(format_version="1", max_ending="no number", start_token_id="")
+    *found, last = answers(run("--model", old, "--input", path))
+    good = write_jsonl(tmp_path / "good.jsonl", rows(3))
+    for ours, theirs in zip(found, expected(model_folder, tokenizer, good, max_ending=None), strict=True):
+        assert ours["logprobs"] == pytest.approx(theirs["logprobs"], abs=TOLERANCE)
+    assert "endings and template need" in last["error"]
+    assert contract_in(read_export(old)).max_ending is None
+
+
 def varied_rows(count: int) -> list[dict]:
     """Questions of many lengths, down to a row of two tokens, each next to some of its own length."""
     made = []
@@ -357,6 +388,7 @@ def test_a_reference_makes_the_choice_by_log_ratio(model, reference, tokenizer, 
     wanted = expected(model_folder, tokenizer, path)
     wanted_reference = expected(reference_folder, tokenizer, path)
     by_policy, by_ratio = [], []
+    assert result.returncode == 0, result.stderr
     for answer, policy, base in zip(answers(result), wanted, wanted_reference, strict=True):
         assert list(answer)[4:6] == ["logprobs", "reference_logprobs"]
         assert answer["logprobs"] == pytest.approx(policy["logprobs"], abs=TOLERANCE)
@@ -683,7 +715,6 @@ BAD_LINES = [
     (b'{"id": 5, "context": "c", "endings": ["a", "b"], "label": 2}', "field 'label': names none of the 2"),
     (b'{"context": " ", "endings": ["a", "b"]}', "the prompt is empty"),
     (b'{"question": "c", "choices": ["a", "b"]}', "field 'context' is missing"),
-    (b'{"context": "c", "endings": ["a", "%s"]}' % (b"the lien " * 400), "over the model's max length of 512"),
     (b'{"context": "c", "endings": [%s]}' % (b'"%s", ' % (b"a deed " * 60) * 200 + b'"a"'), "over the limit of 4096"),
     (b'{"context": "c", "endings": [%s"a"]}' % (b'"a", ' * 1024), "1025 candidates, over the limit of 1024"),
     (b'{"context": "%s", "endings": ["a", "b"]}' % (b"x" * 4194304), "longer than 4194304 bytes (--max-line-bytes)"),

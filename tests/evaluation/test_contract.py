@@ -17,7 +17,8 @@ from lib.export.contract import read_contract
 from lib.models.loading import load_model
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import PromptConfig
 
 CONTRACT = PromptConfig("Passage: {context} Holding:", max_length=64, end_token=False)
 
@@ -55,7 +56,7 @@ def test_a_model_without_a_contract_is_scored_under_that_of_a_run(
 
 
 def test_an_exports_contract_can_be_given_too(onnx_model):
-    assert read_contract(str(onnx_model)) == PromptConfig("{context}")
+    assert read_contract(str(onnx_model)) == PromptConfig("{context}", max_ending=256)
 
 
 def test_an_export_is_made_under_the_contract_that_is_given(tmp_path, trained, model_folder, data_folder, monkeypatch):

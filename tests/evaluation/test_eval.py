@@ -15,7 +15,8 @@ from lib.evaluation.scores import choose, score_values
 from lib.models.loading import load_model
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import PromptConfig
 
 
 def evaluate(*flags) -> int:
@@ -37,7 +38,7 @@ def test_predictions_equal_unpacked_forwards(tmp_path, model_folder, data_folder
             means = [value / count for value, count in zip(record["logprobs"], record["tokens"], strict=True)]
             assert record["prediction"] == means.index(max(means))
             names = ["id", "prediction", "label", "score", "logprobs", "tokens", "bytes", "truncated", "contract"]
-            assert list(record) == names and record["contract"] == PromptConfig("{context}").digest
+            assert list(record) == names and record["contract"] == PromptConfig("{context}", max_ending=256).digest
 
 
 def test_the_report_has_interval_baselines_and_histogram(capsys, model_folder, data_folder):

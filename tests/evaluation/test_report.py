@@ -21,7 +21,8 @@ from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scores import Scored
 from lib.evaluation.summary import summarise
 from lib.questions.data import STRIP, load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import PromptConfig
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -19,7 +19,9 @@ from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions, neutral_prompt
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import PromptConfig
+from lib.questions.template import neutral_prompt
 
 TEMPLATE = "Passage: {context} Holding:"
 
@@ -148,8 +150,8 @@ def test_an_onnx_file_brings_its_prompt_contract_and_tokenizer(tmp_path, data_fo
         entry.value = {"template": TEMPLATE, "max_length": "99"}.get(entry.key, entry.value)
     onnx.save(graph, folder / onnx_model.name)
     model = ModelScorer(str(folder / onnx_model.name), start_accelerator("fp32"), "fp32", 4)
-    assert model.prompt == PromptConfig(TEMPLATE, 99)
-    golden = [json.loads(line) for line in onnx_model.with_name("model.golden.jsonl").read_text().splitlines()]
+    assert model.prompt == PromptConfig(TEMPLATE, 99, max_ending=256)
+    *golden, _ = map(json.loads, onnx_model.with_name("model.golden.jsonl").read_text().splitlines())
     questions = load_split(str(data_folder), "validation", limit=len(golden)).questions
     for row, item in zip(golden, encode_questions(questions, model.tokenizer, PromptConfig("{context}")), strict=True):
         assert (row["prompt_ids"], row["ending_ids"]) == (item.prompt_ids, item.ending_ids)

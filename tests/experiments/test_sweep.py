@@ -27,7 +27,7 @@ from lib.experiments.report import _cell
 from lib.experiments.sweep import Sweep
 from lib.models.runs import read_metrics, read_run
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig
+from lib.questions.prompt_config import PromptConfig
 from lib.training.losses import LOSSES
 
 SWEEP = ROOT / "tools" / "sweep.py"

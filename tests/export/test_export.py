@@ -28,7 +28,8 @@ from lib.export.session import onnx_scorer
 from lib.packed.pack import TENSORS, PackedBatch, pack
 from lib.packed.scoring import PackedScorer
 from lib.questions.data import Question, load_split
-from lib.questions.prompt import EncodedQuestion, PromptConfig, encode_questions
+from lib.questions.prompt import EncodedQuestion, encode_questions
+from lib.questions.prompt_config import PromptConfig
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-4)  # of a log-prob near -100, in fp32
 
@@ -109,7 +110,7 @@ def test_rows_of_a_few_tokens(graph):
     question = Question("q", {"context": ""}, ("a", "b"), (1.0, 0.0), 0, "made:1")
     for prompt_ids in ([5], [5, 6], [5, 6, 7]):
         for endings in ([[8], [9]], [[8], [9, 10]]):
-            batch = pack([EncodedQuestion(question, prompt_ids, endings, 0, False)])
+            batch = pack([EncodedQuestion(question, prompt_ids, endings)])
             np.testing.assert_allclose(run(batch), expected(scorer, batch), **TOLERANCE)
 
 
@@ -162,7 +163,8 @@ def test_metadata_carry_all_that_the_scorer_needs(exported, run_folder, tokenize
 def test_python_and_cpp_reproduce_the_golden_file(exported, scorer, tokenizer, name):
     golden = exported / f"{name}.golden.jsonl"
     records = [json.loads(line) for line in golden.read_text(encoding="utf-8").splitlines()]
-    assert len(records) == 5
+    assert len(records) == 6 and "with an ending that is cut" in records[-1]["id"]
+    assert max(map(len, records[-1]["ending_ids"])) == 256
     data = load_split(str(golden), "test")
     config = PromptConfig.load(exported / "merged")
     encoded = encode_questions(data.questions, tokenizer, config)

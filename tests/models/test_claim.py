@@ -41,7 +41,7 @@ def test_two_new_runs_of_one_name_take_two_folders():
 
 
 def test_a_folder_that_is_taken_is_told_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(train_sdpo, "load", None)
+    monkeypatch.setattr(train_sdpo, "load_start", None)
     Path("mine").mkdir()
     Path("mine/notes").touch()
     with pytest.raises(InputError, match="mine: exists already; choose another --output"):
@@ -58,7 +58,7 @@ def test_the_folder_is_claimed_while_the_model_is_loaded_and_left_as_it_was(monk
             train_sdpo.main(["--output", "mine"])
         raise InputError("no such model")
 
-    monkeypatch.setattr(train_sdpo, "load", fail)
+    monkeypatch.setattr(train_sdpo, "load_start", fail)
     with pytest.raises(InputError, match="no such model"):
         train_sdpo.main(["--output", "mine"])
     assert not Path("mine").exists()

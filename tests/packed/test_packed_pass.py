@@ -17,7 +17,8 @@ from lib.packed.scored_rows import can_narrow
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import load_split
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import PromptConfig
 
 TOLERANCE = dict(rtol=2e-5, atol=2e-4)
 

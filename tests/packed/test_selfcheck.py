@@ -18,7 +18,7 @@ SMALL = dict(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_l
 def row_of(length: int) -> list[EncodedQuestion]:
     """One question whose packed row has so many tokens."""
     question = Question("q", {"context": ""}, ("a", "b"), (1.0, 0.0), 0, "made:1")
-    return [EncodedQuestion(question, [5] * length, [[6], [7]], 0, False)]
+    return [EncodedQuestion(question, [5] * length, [[6], [7]])]
 
 
 def test_qwen2_passes(encode):

@@ -15,7 +15,8 @@ from lib.models.loading import load_tokenizer
 from lib.models.runs import read_metrics
 from lib.questions.data import load_split
 from lib.questions.forms import CLASSES
-from lib.questions.prompt import PromptConfig, encode_questions
+from lib.questions.prompt import encode_questions
+from lib.questions.prompt_config import PromptConfig
 
 SUBJECTS = ("lease", "deed", "lien", "bond", "trust", "will", "patent", "merger", "tort", "bail")
 KINDS = ("notice", "waiver", "breach", "remedy", "venue", "appeal", "proof", "fees", "stay", "costs")

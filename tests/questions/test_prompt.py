@@ -1,12 +1,17 @@
 """The prompt contract, clause by clause."""
 
+import hashlib
+from dataclasses import replace
+
 import pytest
 from conftest import rows
-from tokenizers import Tokenizer, models, normalizers, trainers
+from tokenizers import Tokenizer, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lib.errors import InputError
-from lib.questions.prompt import PromptConfig, encode_questions, ending_text
+from lib.questions.data import Question
+from lib.questions.prompt import encode_questions, ending_text, neutral_prompt_ids
+from lib.questions.prompt_config import PromptConfig, default_contract
 
 
 def question(context="The court held", endings=("holding that A", "holding that B"), **fields):
@@ -76,6 +81,78 @@ def test_endings_over_the_limit_are_an_error_that_names_the_row(encode):
         encode([question("a", ("b", "c")), question("a", ("b", "holding that " * 20))], max_length=12)
 
 
+LONG = "holding that the lease is void " * 100
+
+
+def test_a_long_ending_is_cut_on_its_right_and_carries_no_end_token(encode, tokenizer):
+    [whole] = encode([question(endings=("holding that A", LONG))], max_length=5000)
+    [cut] = encode([question(endings=("holding that A", LONG))], max_ending=40)
+    assert whole.endings_truncated == () and whole.ending_ids[1][-1] == tokenizer.eos_token_id
+    assert cut.ending_ids == [whole.ending_ids[0], whole.ending_ids[1][:40]]
+    assert cut.endings_truncated == (0, len(whole.ending_ids[1]) - 40)
+    fits = len(whole.ending_ids[1])
+    [last] = encode([question(endings=("holding that A", LONG))], max_length=5000, max_ending=fits - 1)
+    assert last.ending_ids[1] == whole.ending_ids[1][:-1]  # the end token counts, and goes first
+    assert last.endings_truncated == (0, 1)
+
+
+def test_the_context_keeps_64_tokens_beside_endings_of_any_length(encode):
+    passage = "word " * 300
+    for max_length, max_ending, kept in ((512, 500, 64), (512, 256, 256), (100, 90, 50)):
+        [item] = encode([question(passage, ("A", LONG))], max_length=max_length, max_ending=max_ending)
+        assert (len(item.prompt_ids), len(item.ending_ids[1])) == (kept, max_length - kept)
+    [short] = encode([question("short", ("A", LONG))], max_length=200, max_ending=199)
+    assert len(short.prompt_ids) + len(short.ending_ids[1]) == 200 and not short.truncated
+    with pytest.raises(InputError, match=r"rows.jsonl:1: endings and template need \d+ tokens, over --max-length 20"):
+        encode([question()], template="It alone takes all, " * 6 + "{context}", max_length=20, max_ending=9)
+
+
+def test_strict_names_the_ending_that_would_be_cut(encode, tokenizer):
+    config = PromptConfig("{context}", max_ending=40)
+    [item] = encode([question(endings=("holding that A", LONG))], max_length=5000)
+    with pytest.raises(InputError, match=r"rows.jsonl:1: candidate 1 has \d+ tokens, room is for 40; raise --max-end"):
+        encode_questions([item.question], tokenizer, config, strict=True)
+    encode_questions([item.question], tokenizer, PromptConfig("{context}", 5000), strict=True)
+
+
+def test_a_start_token_opens_every_prompt_and_counts(tokenizer):
+    opening = llama_like(tokenizer)
+    template = "In {court}: {context}"
+    contract = default_contract(template, opening, max_length=80)
+    assert contract.start_token and not default_contract(template, tokenizer).start_token
+    fields = {"context": "word " * 200, "court": "D. Mass."}
+    asked = Question("q", fields, ("holding that A", "holding that B"), (1.0, 0.0), 0, "here")
+    [item] = encode_questions([asked], opening, contract)
+    [bare] = encode_questions([asked], opening, replace(contract, start_token=False, max_length=79))
+    assert item.prompt_ids == [opening.bos_token_id, *bare.prompt_ids] and item.truncated == bare.truncated > 0
+    assert neutral_prompt_ids(opening, contract) == [opening.bos_token_id, *ids(opening, "In :")]
+    with pytest.raises(InputError, match="asks for a beginning-of-text token, and the model's tokenizer names none"):
+        encode_questions([asked], tokenizer, contract)
+
+
+def llama_like(tokenizer) -> PreTrainedTokenizerFast:
+    """The tokenizer with a post-processor that opens texts, as Llama 3's does."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    start = tokenizer.eos_token
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, tokenizer.eos_token_id)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=start, eos_token=start)
+
+
+def test_contracts_of_older_files_are_what_they_were(tmp_path):
+    """Without bound and start token, under the digest that predictions of then carry."""
+    (tmp_path / "prompt.json").write_text('{"template": "{context}", "max_length": 512, "end_token": true}')
+    older = PromptConfig.load(tmp_path)
+    assert (older.max_ending, older.start_token) == (None, False)
+    text = '{"end_token": true, "max_length": 512, "template": "{context}"}'
+    assert older.digest == hashlib.sha256(text.encode()).hexdigest()[:16]
+    contracts = [older, replace(older, max_ending=256), replace(older, start_token=True)]
+    assert len({contract.digest for contract in contracts}) == 3
+    contracts[1].save(tmp_path)
+    assert PromptConfig.load(tmp_path) == contracts[1]
+
+
 @pytest.mark.parametrize("context", ["", " \n"])
 def test_an_empty_prompt_is_an_error(encode, context):
     with pytest.raises(InputError, match=r"rows.jsonl:1.*prompt is empty"):
@@ -97,7 +174,7 @@ def test_joint_encodings_that_differ_are_noticed(encode, tokenizer, monkeypatch)
         # A tokenizer that writes one token for a whole text merges across every boundary.
         return {"input_ids": [[hash(text)] for text in texts]}
 
-    merging.eos_token_id, merging.added_tokens_decoder = 0, {}
+    merging.bos_token_id, merging.eos_token_id, merging.added_tokens_decoder = None, 0, {}
     [merged] = encode_questions([item.question], merging, PromptConfig("{context}"))
     assert merged.joint_differs
 

@@ -13,7 +13,7 @@ import train_sdpo
 from lib.models.loading import LoadedModel
 from lib.models.runs import read_metrics, read_run
 from lib.packed.inference import start_accelerator
-from lib.questions.prompt import PromptConfig
+from lib.questions.prompt_config import PromptConfig
 from lib.training.generation import EndingSampler, Generation, ending_of, stop_ids
 from lib.training.negatives import training_questions
 from lib.training.self_negatives import add_self_negatives, write_endings

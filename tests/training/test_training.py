@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import train_sdpo
 from lib.errors import InputError
 from lib.models.loading import load_model, weights_sha256
 from lib.models.runs import read_metrics, read_run
+from lib.questions.data import load_split, load_train_and_validation
 from lib.training.losses import Objective
 from lib.training.negatives import epoch_order
 
@@ -298,6 +300,34 @@ def test_a_bad_flag_ends_with_2(flags, capsys):
     with pytest.raises(SystemExit) as stop:
         train_sdpo.main(flags)
     assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_without_a_validation_split_training_says_so(tmp_path, monkeypatch, capsys, model_folder, data_folder):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(data_folder / "train.jsonl", folder)
+    for data in (folder, folder / "train.jsonl"):  # a single file serves every split
+        run = tmp_path / f"run-{data.name}"
+        assert train_sdpo.main(arguments(model_folder, data, "--epochs", 1, "--output", run)) == 0
+        assert f"{data}: no validation split, so none is looked at" in capsys.readouterr().out
+        assert not [line for line in read_metrics(run) if "validation_accuracy" in line]
+        assert "validation" not in read_run(run)["data_sha256"]
+
+
+def test_a_share_of_train_is_held_out_instead(tmp_path, monkeypatch, capsys, model_folder, data_folder):
+    monkeypatch.chdir(tmp_path)
+    data = str(data_folder / "train.jsonl")
+    flags = ("--epochs", 1, "--validation-share", 0.3, "--output", tmp_path / "run")
+    assert train_sdpo.main(arguments(model_folder, data, *flags)) == 0
+    assert "no validation" not in capsys.readouterr().out
+    steps = [line for line in read_metrics(tmp_path / "run") if "validation_accuracy" not in line]
+    assert len(steps) == 3 == len(read_metrics(tmp_path / "run")) - 1  # 9 of 13 questions in batches of 3
+    kept, held_out = load_train_and_validation(data, 0.3)
+    assert {q.id for q in kept.questions} | {q.id for q in held_out.questions} == {f"q{n}" for n in range(13)}
+    assert len(kept.questions) == 9 and held_out.sha256 != kept.sha256 == load_split(data, "train").sha256
+    with pytest.raises(InputError, match="--validation-share 0.01 is 0 of the 13 questions"):
+        load_train_and_validation(data, 0.01)
 
 
 def test_starting_from_a_run_merges_its_adapter(finished, tmp_path, monkeypatch, data_folder):

@@ -143,6 +143,7 @@ function showQuestion(question) {
   const right = isRight(question);
   const facts = [`margin ${question.margin.toFixed(3)}`, `confidence ${percent(confidence(question))}`];
   if (question.truncated) facts.push(`${question.truncated} tokens cut from the left`);
+  if (question.endingsTruncated) facts.push(`${question.endingsTruncated} tokens cut from the right of its holdings`);
   const back = element("button", { className: "back", type: "button", text: "Back to the list" });
   back.addEventListener("click", leaveDetail);
   const order = question.endings.map((_, index) => index);

@@ -1,0 +1,123 @@
+"""GGUF files: a model and its tokenizer in one, made into a model folder once and kept.
+
+transformers reads the weights. Of the tokenizer it keeps the vocabulary alone and guesses the rest (SmolLM2's digits
+stay together, Gemma's merges are lost), so it is built here, from the names of its form that the metadata carry:
+`tokenizer.ggml.model` and `tokenizer.ggml.pre`, as llama.cpp reads them (src/llama-vocab.cpp). A form that is not in
+`PRE_TOKENIZERS` is refused by its name.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from lib.checksums import check_sums, sha256_of_file, write_sums
+from lib.errors import InputError
+from lib.paths import CACHE_DIR, atomic_dir, source_sha256
+
+CONTROL, USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Words by `pattern`, then their bytes as characters."""
+    words = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _gpt2() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _digits_then_gpt2() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
+
+
+# `tokenizer.ggml.pre` to what cuts a text into words, and whether it is brought into NFC first.
+PRE_TOKENIZERS: dict[str, tuple[Callable[[], pre_tokenizers.PreTokenizer], bool]] = {
+    "gpt-2": (_gpt2, False),
+    "phi-2": (_gpt2, False),
+    "olmo": (_gpt2, True),
+    "smollm": (_digits_then_gpt2, False),
+    "starcoder": (_digits_then_gpt2, False),
+    "qwen2": (lambda: _split(QWEN2), True),
+    "llama-bpe": (lambda: _split(LLAMA3), False),
+}
+
+
+def gguf_folder(file: Path) -> Path:
+    """A model folder (safetensors, configuration, tokenizer) of the GGUF `file`; made on first use, then kept.
+
+    Raises InputError where the file is broken, or its tokenizer is of an unknown form.
+    """
+    key = source_sha256(__file__)[:8] + sha256_of_file(file)[:16]
+    folder = CACHE_DIR / "gguf" / f"{file.stem}-{key}"
+    if not folder.exists():
+        tokenizer = read_tokenizer(file)
+        print(f"{file.name}: converted into a model folder, once (half a minute for 135M weights)", flush=True)
+        transformers_logging.disable_progress_bar()
+        try:
+            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+            raise InputError(f"{file}: cannot read its weights ({' '.join(str(error).split())[:200]})") from None
+        with atomic_dir(folder, shared=True) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_sums(temporary)
+    check_sums(folder)
+    return folder
+
+
+def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that the file's metadata describe. Raises InputError where they lack something or name a form that
+    is not known here."""
+    metadata = _read_metadata(file)
+
+    def value(name: str):
+        if f"tokenizer.ggml.{name}" not in metadata:
+            raise InputError(f"{file}: field tokenizer.ggml.{name} is missing; name a model folder instead")
+        return metadata[f"tokenizer.ggml.{name}"]
+
+    kind = value("model")
+    form = value("pre") if kind == "gpt2" else None
+    if form not in PRE_TOKENIZERS:
+        named = f"tokenizer.ggml.pre '{form}'" if form else f"tokenizer.ggml.model '{kind}'"
+        raise InputError(
+            f"{file}: {named} is no form that is read from GGUF (known: gpt2 with {', '.join(PRE_TOKENIZERS)}); name "
+            "a model folder that has the model's own tokenizer.json"
+        )
+    tokens, types = value("tokens"), value("token_type")
+    merges = [tuple(merge.split(" ")) for merge in value("merges")]
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    pre_tokenizer, in_nfc = PRE_TOKENIZERS[form]
+    tokenizer.normalizer = normalizers.NFC() if in_nfc else None
+    tokenizer.pre_tokenizer = pre_tokenizer()
+    tokenizer.decoder = decoders.ByteLevel()
+    for kind, add in ((CONTROL, tokenizer.add_special_tokens), (USER_DEFINED, tokenizer.add_tokens)):
+        own = [token for token, its_kind in zip(tokens, types, strict=True) if its_kind == kind]
+        add([AddedToken(token, special=kind == CONTROL, normalized=False) for token in own])
+    special = {"eos_token": tokens[value("eos_token_id")]}
+    if metadata.get("tokenizer.ggml.add_bos_token"):
+        start = special["bos_token"] = tokens[value("bos_token_id")]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A", special_tokens=[(start, value("bos_token_id"))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def _read_metadata(file: Path) -> dict:
+    """What the file says of its tokenizer, by name."""
+    # Imported only here: it takes half a second, and nothing but these files needs it.
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(file).fields
+        return {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.")}
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise InputError(f"{file}: not a whole GGUF file ({' '.join(str(error).split())[:200]})") from None

