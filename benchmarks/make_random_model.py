@@ -55,22 +55,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def random_model(
-    size: str, dtype: torch.dtype, device: str = "cpu", *, initializer_range: float = 0.02
-) -> Qwen2ForCausalLM:
-    """A model with random weights of `dtype`, of standard deviation `initializer_range`, made on `device`."""
+def random_model(size: str, dtype: torch.dtype, device: str = "cpu", **changes) -> Qwen2ForCausalLM:
+    """A model with random weights of `dtype`, made on `device`; `changes` go over its configuration."""
     hidden, layers, inner, heads, key_heads, tied = SIZES[size]
-    config = Qwen2Config(
-        **FAMILY,
+    settings = FAMILY | dict(
         hidden_size=hidden,
         num_hidden_layers=layers,
         intermediate_size=inner,
         num_attention_heads=heads,
         num_key_value_heads=key_heads,
         tie_word_embeddings=tied,
-        initializer_range=initializer_range,
         dtype=dtype,
     )
+    config = Qwen2Config(**settings | changes)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -36,6 +36,7 @@ FEATURES = Features(
     endings=List(Value("string")),
     label=ClassLabel(names=[str(index) for index in range(NUM_ENDINGS)]),
 )
+NUM_BYTES, NUM_SPECIAL = 256, 3  # tokens of Qwen2's before its first merge, and after its last
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 # Real CaseHOLD holds an ending of 93,974 characters: a bracket that never closed.
 LONG_ENDING = 93_974
@@ -68,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--questions", default="../shared/casehold", help="folder or file of real questions, or demo")
     parser.add_argument("--tokenizer", type=Path, default="../shared/qwen2_tokenizer", help="folder of Qwen2's")
+    merges = "keep the tokenizer's first N merges alone: a tiny model's time is else that of 151,643 tokens"
+    parser.add_argument("--merges", type=positive_int, metavar="N", help=merges)
     parser.add_argument("--size", choices=SIZES, default="0.5b", help="architecture, in billions of weights")
     parser.add_argument("--seed", type=int, default=0, help="of texts and weights")
     args = parser.parse_args(argv)
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{args.output}: exists already; name a new folder with --output")
     with atomic_dir(args.output) as folder:
         write_data(folder, args.rows, args.questions, args.seed)
-        write_model(folder / "hub", args.size, args.tokenizer, args.seed)
+        write_model(folder / "hub", args)
     print(f"{args.output}: {' / '.join(f'{count:,}' for count in args.rows)} rows, and {HUB_MODEL} of {args.size}")
     print(f"use: HF_HOME={args.output} HF_HUB_OFFLINE=1 python train_sdpo.py --num-neg 4")
     return 0
@@ -175,21 +178,26 @@ def label_of(question: Question) -> dict:
     return {"label": question.label}
 
 
-def write_model(hub: Path, size: str, tokenizer: Path, seed: int) -> None:
+def write_model(hub: Path, args: argparse.Namespace) -> None:
     """The model in the hub's cache: its files by hash, and a snapshot of names that lead to them."""
     repo = hub / f"models--{HUB_MODEL.replace('/', '--')}"
     blobs, snapshot = repo / "blobs", repo / "snapshots" / REVISION
-    torch.manual_seed(seed)
+    torch.manual_seed(args.seed)
     # Products then keep the size of what goes in, so that log-probs are as far apart as a real model's.
-    spread = 1.6 * SIZES[size][0] ** -0.5
-    random_model(size, torch.bfloat16, initializer_range=spread).save_pretrained(snapshot)
+    changes = {"initializer_range": 1.6 * SIZES[args.size][0] ** -0.5}
+    if args.merges:
+        end = NUM_BYTES + args.merges
+        changes |= {"vocab_size": end + NUM_SPECIAL, "bos_token_id": end, "eos_token_id": end}
+    random_model(args.size, torch.bfloat16, **changes).save_pretrained(snapshot)
     # As the hub's file has it, which an older version wrote: with a window that is not in use.
     config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
     config |= {"torch_dtype": config.pop("dtype"), "max_window_layers": len(config.pop("layer_types"))}
     config |= {"sliding_window": config["max_position_embeddings"], "transformers_version": "4.40.1"}
     (snapshot / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, snapshot / name)
+        shutil.copyfile(args.tokenizer / name, snapshot / name)
+    if args.merges:
+        cut_tokenizer(snapshot, args.merges)
     blobs.mkdir()
     for file in list(snapshot.iterdir()):
         with file.open("rb") as content:
@@ -198,6 +206,26 @@ def write_model(hub: Path, size: str, tokenizer: Path, seed: int) -> None:
         file.symlink_to(Path("..", "..", "blobs", blob.name))
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(REVISION)
+
+
+def cut_tokenizer(folder: Path, num_merges: int) -> None:
+    """Leave so many merges in a Qwen2 tokenizer's files: there merge i makes token 256 + i, and special ones follow."""
+    end = NUM_BYTES + num_merges
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    model, added = whole["model"], whole["added_tokens"]
+    model["merges"] = model["merges"][:num_merges]
+    model["vocab"] = {token: number for token, number in model["vocab"].items() if number < end}
+    places = {str(token["id"]): end + place for place, token in enumerate(added)}
+    for token in added:
+        token["id"] = places[str(token["id"])]
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    known = settings["added_tokens_decoder"]
+    settings["added_tokens_decoder"] = {str(places[number]): token for number, token in known.items()}
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("#version")][:num_merges]
+    (folder / "merges.txt").write_text("".join(kept), encoding="utf-8")
+    for name, value in (("tokenizer", whole), ("tokenizer_config", settings), ("vocab", model["vocab"])):
+        (folder / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":
