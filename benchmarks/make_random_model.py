@@ -26,8 +26,10 @@ FAMILY = dict(
     eos_token_id=151643,
 )
 # hidden size, layers, feed-forward's inner size, heads of queries, of keys and values; embedding tied to projection.
-# 0.5b, 1.5b and 7b are Qwen2.5's own; the smaller ones have its proportions.
+# 0.5b, 1.5b and 7b are Qwen2.5's own; the smaller ones have its proportions, but for the first, which is nearly all
+# embedding.
 SIZES = {
+    "0.01b": (64, 2, 176, 4, 2, True),
     "0.05b": (256, 10, 1408, 4, 1, True),
     "0.15b": (512, 15, 2816, 8, 1, True),
     "0.3b": (704, 22, 3840, 11, 1, True),
@@ -53,11 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def random_model(size: str, dtype: torch.dtype, device: str = "cpu") -> Qwen2ForCausalLM:
-    """A model with random weights of `dtype`, made on `device`."""
+def random_model(size: str, dtype: torch.dtype, device: str = "cpu", **changes) -> Qwen2ForCausalLM:
+    """A model with random weights of `dtype`, made on `device`; `changes` go over its configuration."""
     hidden, layers, inner, heads, key_heads, tied = SIZES[size]
-    config = Qwen2Config(
-        **FAMILY,
+    settings = FAMILY | dict(
         hidden_size=hidden,
         num_hidden_layers=layers,
         intermediate_size=inner,
@@ -66,6 +67,7 @@ def random_model(size: str, dtype: torch.dtype, device: str = "cpu") -> Qwen2For
         tie_word_embeddings=tied,
         dtype=dtype,
     )
+    config = Qwen2Config(**settings | changes)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib.errors import InputError
 from lib.hub import hub_error, require_hub
+from lib.progress import BRIEF, progress
 from lib.questions.forms import Candidates, Form, candidates, fail, recognise, text_fields
 from lib.questions.readers import find_split, has_own_split, read_classes, read_rows
 
@@ -91,7 +92,8 @@ def load_split(
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-        rows, source = ((f"{path}:{line}", row) for line, row in read_rows(path)), str(path)
+        read = progress(read_rows(path), desc=f"reading {path.name}", unit="row", delay=BRIEF)
+        rows, source = ((f"{path}:{line}", row) for line, row in read), str(path)
 
     rows = iter(rows)
     first = next(rows, None)
@@ -185,7 +187,8 @@ def _hub_split(split: str) -> tuple[Iterator[tuple[str, dict]], str, str]:
     from datasets import load_dataset
 
     try:
-        rows = list(load_dataset(HUB_DATASET, HUB_CONFIG, split=split))
+        read = load_dataset(HUB_DATASET, HUB_CONFIG, split=split)
+        rows = list(progress(read, desc=f"reading {split}", unit="row", delay=BRIEF))
     except Exception as error:  # the library, and those below it, raise many kinds with no common base
         raise hub_error("--data casehold", " ".join(str(error).split()), HUB_ADVICE) from None
     source = f"{HUB_DATASET} {HUB_CONFIG} {split}"

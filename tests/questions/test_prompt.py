@@ -1,5 +1,6 @@
 """The prompt contract, clause by clause."""
 
+import copy
 import hashlib
 from dataclasses import replace
 
@@ -166,17 +167,23 @@ def test_a_template_needs_a_field_of_the_row(encode):
         encode([question()], template="Which holding?")
 
 
-def test_joint_encodings_that_differ_are_noticed(encode, tokenizer, monkeypatch):
+def test_joint_encodings_that_differ_are_noticed(encode):
     [item] = encode(rows(1))
     assert not item.joint_differs
+    [marked] = encode_questions([item.question], metaspace_tokenizer(), PromptConfig("{context}"))
+    assert marked.joint_differs
 
-    def merging(texts, **options):
-        # A tokenizer that writes one token for a whole text merges across every boundary.
-        return {"input_ids": [[hash(text)] for text in texts]}
 
-    merging.bos_token_id, merging.eos_token_id, merging.added_tokens_decoder = None, 0, {}
-    [merged] = encode_questions([item.question], merging, PromptConfig("{context}"))
-    assert merged.joint_differs
+def test_a_tokenizer_that_would_cut_or_pad_does_neither(encode, tokenizer):
+    """What a tokenizer.json says of that is for whole sequences; Hugging Face's own call leaves it out too."""
+    items = encode(rows(3))
+    cutting = copy.deepcopy(tokenizer)
+    cutting.backend_tokenizer.enable_truncation(5)
+    cutting.backend_tokenizer.enable_padding(length=900)
+    again = encode_questions([item.question for item in items], cutting, PromptConfig("{context}"))
+    assert [(item.prompt_ids, item.ending_ids) for item in again] == [
+        (item.prompt_ids, item.ending_ids) for item in items
+    ]
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
