@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from lib.checksums import sha256_of_file, write_sums
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
 from lib.export.causal_lm import export_causal_lm, load_causal_lm
@@ -30,7 +31,6 @@ from lib.export.files import (
     TOKENIZER_FILE,
     check_neighbours,
     publish,
-    sha256_of_file,
     staging,
     write_model,
 )
@@ -161,7 +161,7 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
             price = int8_report(compare_quantized(exact, logprobs, encoded))
             print("\n".join([f"int8: {size(path)} instead of {exact_size}", *price]))
         golden = folder / f"{args.output.stem}.golden.jsonl"
-        write_golden(golden, encoded, logprobs)
+        write_golden(golden, encoded, logprobs, sha256_of_file(path))
         publish(path, golden, tokenizer_file, args.output)
     print(f"written: {args.output}; score with ./cpp_scorer/score --model {args.output} --input questions.jsonl")
 
@@ -215,6 +215,7 @@ def save_merged(folder: Path, loaded: LoadedModel, prompt: PromptConfig) -> None
     prompt.save(folder)
     if loaded.training:
         write_run(folder, loaded.training)
+    write_sums(folder)
 
 
 if __name__ == "__main__":

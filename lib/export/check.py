@@ -81,9 +81,9 @@ def int8_report(fidelity: Fidelity) -> list[str]:
     ]
 
 
-def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logprobs) -> None:
-    """The first questions as JSON lines, in a form that Python and C++ read as data, with their ids, log-probs and
-    the index of the highest."""
+def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logprobs, model_sha256: str) -> None:
+    """The first questions as JSON lines, in a form that Python and C++ read as data, with their ids, log-probs, the
+    index of the highest, and the SHA-256 of the .onnx file, which itself names that of the weights."""
     with path.open("w", encoding="utf-8") as file:
         for item, values in zip(encoded[:GOLDEN_QUESTIONS], logprobs, strict=False):
             question = item.question
@@ -97,5 +97,6 @@ def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logpr
                 "ending_ids": item.ending_ids,
                 "logprobs": values,
                 "argmax": int(np.argmax(values)),
+                "model_sha256": model_sha256,
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -24,11 +24,6 @@ INLINE_BYTES = 1024  # smaller tensors stay in the .onnx file
 ALIGNMENT = 4096  # bytes; onnxruntime maps weights into memory by whole pages
 
 
-def sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_model(graph: ir.Model, folder: Path, stem: str, metadata: dict[str, str]) -> Path:
     """Write STEM.onnx and its weights, STEM.HASH.data, into `folder`; return the .onnx file.
 

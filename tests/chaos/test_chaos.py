@@ -52,7 +52,8 @@ class Program:
         return subprocess.Popen(
             self.resume if goes_on else self.command,
             cwd=folder,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},  # PEFT writes a set
+            # PEFT writes a set: in one order under one hash seed.
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -175,13 +175,18 @@ def test_check_finds_corrupt_weights_of_the_same_size(folder):
 
 
 def test_check_finds_a_graph_that_answers_otherwise(folder):
-    """The small tensors of the .onnx file are in no hash."""
+    """One bit of the .onnx file is enough; where its hash is made to fit, the log-probs tell."""
 
     def edit(model):
         norm = next(node for node in model.graph.node if node.op_type == "RMSNormalization")
         next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = 1.0
 
     change(folder, edit)
+    message = refusal(run("--check", "--model", folder / "model.onnx"))
+    assert "model.golden.jsonl:1: a question of another export" in message
+    golden, sha256 = folder / "model.golden.jsonl", hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    records = map(json.loads, golden.read_text(encoding="utf-8").splitlines())
+    write_jsonl(golden, [record | {"model_sha256": sha256} for record in records])
     message = refusal(run("--check", "--model", folder / "model.onnx"))
     assert re.search(r"model.golden.jsonl:1: candidate 0 has log-prob -\S+ here, -\S+ where it was exported", message)
 
@@ -194,6 +199,7 @@ def test_check_finds_a_graph_that_answers_otherwise(folder):
         ("prompt_ids", [1, 2], "the ids of its text are not those it was exported with"),
         ("ending_ids", [[1], [2]], "the ids of its text are not those it was exported with"),
         ("ending_ids", None, "field 'ending_ids': is missing"),
+        ("model_sha256", None, "field 'model_sha256': is missing"),
         ("endings", ["a"], "field 'endings': 1 candidates"),
     ],
 )
