@@ -32,7 +32,7 @@ from lib.models.curve import plot_pretraining
 from lib.models.device import describe_device, peak_memory_gb
 from lib.models.loading import load_tokenizer, pick_precision
 from lib.models.runs import RUN_FILE, MetricsLog, library_versions, read_metrics, read_run, write_run
-from lib.paths import atomic_dir
+from lib.paths import INCOMPLETE, atomic_dir
 from lib.pretraining.data import Rows, prepare
 from lib.pretraining.language_model import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
 from lib.pretraining.throughput import flops_per_token, peak_flops, seconds_per_step
@@ -268,7 +268,7 @@ def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None
     work, settings = output / WORK_FOLDER, record["settings"]
     metrics = read_metrics(work)
     plot_pretraining(metrics, output / "curve.png")
-    with tempfile.TemporaryDirectory(dir=output) as temporary:
+    with tempfile.TemporaryDirectory(suffix=INCOMPLETE, dir=output) as temporary:
         training.model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json")

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from lib.errors import InputError
+from lib.paths import INCOMPLETE
 from lib.questions.prompt import PromptConfig
 
 FORMAT_VERSION = "1"  # of names, inputs and metadata; cpp_scorer/model_info.cpp refuses any other
@@ -117,7 +118,7 @@ def check_neighbours(output: Path, tokenizer_file: Path) -> None:
 def staging(output: Path) -> Iterator[Path]:
     """A folder beside `output` to build the export in; it is gone afterwards, whatever happens."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", suffix=".incomplete", dir=output.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", suffix=INCOMPLETE, dir=output.parent) as folder:
         yield Path(folder)
 
 
