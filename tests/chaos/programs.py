@@ -61,10 +61,11 @@ def programs(tmp_path_factory, model_folder, data_folder, onnx_model, scorer) ->
     """Every program that writes, on small input."""
     folder = tmp_path_factory.mktemp("input")
     write_jsonl(folder / "opinions" / "opinions.jsonl", opinions(60))
+    write_jsonl(folder / "text" / "text.jsonl", opinions(20))
     questions = write_jsonl(folder / "questions.jsonl", rows(400))
     given = ["--model", str(model_folder), "--data", str(data_folder)]
     train = [*given, "--epochs", "2", "--save-every", "1", "--output", "out"]
-    pretrain = ["--text", str(folder / "opinions"), "--params", "5m", "--vocab", "400", "--row-length", "64"]
+    pretrain = ["--text", str(folder / "text"), "--params", "5m", "--vocab", "400", "--row-length", "64"]
     pretrain += ["--batch-size", "64", "--epochs", "1", "--save-every", "1", "--precision", "fp32", "--output", "out"]
     sweep = [*given, "--loss", "sdpo", "sft", "--num-neg", "1", "--seed", "0", "--epochs", "1", "--output", "out"]
     score = [str(SCORE), "--model", str(onnx_model), "--input", str(questions), "--output", "out.jsonl"]
