@@ -67,7 +67,7 @@ def programs(tmp_path_factory, model_folder, data_folder, onnx_model, scorer) ->
     train = [*given, "--epochs", "2", "--save-every", "1", "--output", "out"]
     pretrain = ["--text", str(folder / "text"), "--params", "5m", "--vocab", "400", "--row-length", "64"]
     pretrain += ["--batch-size", "64", "--epochs", "1", "--save-every", "1", "--precision", "fp32", "--output", "out"]
-    sweep = [*given, "--loss", "sdpo", "sft", "--num-neg", "1", "--seed", "0", "--epochs", "1", "--output", "out"]
+    sweep = [*given, "--loss", "sdpo", "--num-neg", "1", "--seed", "0", "--epochs", "1", "--output", "out"]
     score = [str(SCORE), "--model", str(onnx_model), "--input", str(questions), "--output", "out.jsonl"]
     resume = ["--resume", "--output", "out"]
     made = (
