@@ -93,8 +93,8 @@ def test_every_end_is_one_line_and_a_true_exit_code(end, code, message, capsys):
 
 def test_a_progress_bar_ends_above_the_line_that_says_why(capsys):
     def main():
-        bar = tqdm(range(3), file=sys.stderr)
-        next(iter(bar))
+        bar = tqdm(total=3, file=sys.stderr)
+        bar.update()
         raise InputError("the disk is full")
 
     with pytest.raises(SystemExit):
