@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from lib.checksums import sha256_of_file, write_sums
 from lib.cli import HelpFormatter, positive_int, share
 from lib.errors import InputError, run_script
 from lib.export.causal_lm import export_causal_lm, load_causal_lm, require_optimum
@@ -32,7 +33,6 @@ from lib.export.files import (
     TOKENIZER_FILE,
     check_neighbours,
     publish,
-    sha256_of_file,
     staging,
     write_model,
 )
@@ -169,7 +169,8 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
             print("\n".join([f"{args.quantize}: {size(path)} instead of {exact_size}", *price]))
         golden = folder / f"{args.output.stem}.golden.jsonl"
         kept = golden_questions(encoded, loaded.tokenizer, prompt)
-        write_golden(golden, kept, compute_logprobs(onnx_scorer(path), kept, "golden questions"))
+        known = compute_logprobs(onnx_scorer(path), kept, "golden questions")
+        write_golden(golden, kept, known, sha256_of_file(path))
         publish(path, golden, tokenizer_file, args.output)
     print(f"written: {args.output}; score with ./cpp_scorer/score --model {args.output} --input questions.jsonl")
 
@@ -226,6 +227,7 @@ def save_merged(folder: Path, loaded: LoadedModel, prompt: PromptConfig) -> None
     prompt.save(folder)
     if loaded.training:
         write_run(folder, loaded.training)
+    write_sums(folder)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@
 #include "json.h"
 #include "line_reader.h"
 #include "packer.h"
+#include "sha256.h"
 
 namespace {
 
@@ -62,11 +63,16 @@ std::string check_export(const ModelInfo& model, const PromptEncoder& encoder, S
     throw FatalError(path + ": the golden questions of the export are missing; keep the files of one export together");
   }
   LineReader lines(path, kLongestLine);
+  const std::string sha256 = sha256_of_file(model.path);
   size_t count = 0;
   double largest = 0;
   for (; const auto line = lines.next(); ++count) {
     try {
-      largest = std::max(largest, check_question(JsonRow(line->text), model, encoder, session));
+      const JsonRow row(line->text);
+      if (row.text("model_sha256") != sha256) {
+        throw RowError("a question of another export; keep the files of one export together");
+      }
+      largest = std::max(largest, check_question(row, model, encoder, session));
     } catch (const RowError& error) {
       throw FatalError(path + ":" + std::to_string(line->number) + ": " + error.what());
     }

@@ -234,7 +234,7 @@ std::vector<double> JsonRow::numbers(const std::string& field) const {
   return numbers;
 }
 
-const std::string& JsonRow::text() const { return string_of(object_->value, "text"); }
+const std::string& JsonRow::text(const std::string& field) const { return string_of(object_->value, field); }
 
 std::string json_quote(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -28,8 +28,8 @@ class JsonRow {
   /// The numbers of a field, those of lists within lists one after the other. Throws RowError for anything else.
   std::vector<double> numbers(const std::string& field) const;
 
-  /// The field `text`. Throws RowError where it is missing or no string.
-  const std::string& text() const;
+  /// A field's text. Throws RowError where it is missing or no string.
+  const std::string& text(const std::string& field) const;
 
  private:
   struct Object;

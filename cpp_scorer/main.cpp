@@ -40,7 +40,7 @@ Totals tokenize(LineReader& input, OutputFile& output, const Tokenizer& tokenize
     try {
       if (!line->error.empty()) throw RowError(line->error);
       std::string ids;
-      for (const int64_t id : tokenizer.encode(JsonRow(line->text).text())) {
+      for (const int64_t id : tokenizer.encode(JsonRow(line->text).text("text"))) {
         ids += (ids.empty() ? "" : ", ") + std::to_string(id);
       }
       output.write("{\"ids\": [" + ids + "]}\n");

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from safetensors import SafetensorError
@@ -41,7 +42,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except InputError as error:
-        _fail(str(error))
+        _fail(error, str(error))
     except Terminated:
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
@@ -51,16 +52,17 @@ def run_script(main: Callable[[], int | None]) -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        _fail(error, f"{error.filename or 'input or output'}: {error.strerror or error}")
     except SafetensorError as error:  # of a full disk, say
-        _fail(f"weights could not be read or written: {first_line(error)}")
+        _fail(error, f"weights could not be read or written: {first_line(error)}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _fail(f"out of memory ({first_line(error)}); lower --batch-size, or train with --grad-checkpointing")
+        _fail(error, f"out of memory ({first_line(error)}); lower --batch-size, or train with --grad-checkpointing")
 
 
-def _fail(message: str) -> None:
+def _fail(error: BaseException, message: str) -> None:
+    traceback.clear_frames(error.__traceback__)  # a progress bar that nobody closed ends here, not below the message
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
 

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from lib.errors import InputError, StopRequest, Terminated, run_script, terminate
 from lib.paths import atomic_dir, cache_lock, lock
@@ -87,6 +89,17 @@ def test_every_end_is_one_line_and_a_true_exit_code(end, code, message, capsys):
         run_script(main)
     said = capsys.readouterr().err
     assert stop.value.code == code and said.startswith(message) and said.count("\n") == bool(message)
+
+
+def test_a_progress_bar_ends_above_the_line_that_says_why(capsys):
+    def main():
+        bar = tqdm(total=3, file=sys.stderr)
+        bar.update()
+        raise InputError("the disk is full")
+
+    with pytest.raises(SystemExit):
+        run_script(main)
+    assert capsys.readouterr().err.endswith("\nerror: the disk is full\n")
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

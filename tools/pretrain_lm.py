@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lib.checksums import write_sums
+from lib.checksums import SUMS_FILE, check_sums, write_sums
 from lib.cli import HelpFormatter, positive_float, positive_int
 from lib.errors import InputError, StopRequest, run_script
 from lib.mining.corpus import load_corpus
@@ -32,7 +32,7 @@ from lib.models.curve import plot_pretraining
 from lib.models.device import describe_device, peak_memory_gb
 from lib.models.loading import load_tokenizer, pick_precision
 from lib.models.runs import RUN_FILE, MetricsLog, library_versions, read_metrics, read_run, write_run
-from lib.paths import atomic_dir
+from lib.paths import INCOMPLETE, atomic_dir
 from lib.pretraining.data import Rows, prepare
 from lib.pretraining.language_model import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
 from lib.pretraining.throughput import flops_per_token, peak_flops, seconds_per_step
@@ -131,6 +131,7 @@ def train(output: Path) -> int:
     record = read_run(work)
     if record["finished"]:
         raise InputError(f"{output}: this model is finished; use it with --model {output}")
+    check_sums(work)
     settings = argparse.Namespace(**record["settings"])
     tokenizer, rows = load_tokenizer(str(work)), Rows.load(work, record["held_out_bytes"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -228,6 +229,7 @@ def start(args: argparse.Namespace) -> None:
     with atomic_dir(args.output / WORK_FOLDER) as folder:
         tokenizer.save_pretrained(folder)
         rows.save(folder)
+        write_sums(folder)  # not of what changes: the record and the checkpoints
         write_run(folder, record | {"finished": False})
 
 
@@ -268,7 +270,7 @@ def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None
     work, settings = output / WORK_FOLDER, record["settings"]
     metrics = read_metrics(work)
     plot_pretraining(metrics, output / "curve.png")
-    with tempfile.TemporaryDirectory(dir=output) as temporary:
+    with tempfile.TemporaryDirectory(suffix=INCOMPLETE, dir=output) as temporary:
         training.model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json")
@@ -282,7 +284,7 @@ def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None
     result = {name: metrics[-1][name] for name in ("held_out_perplexity", "bits_per_byte")}
     result |= {"tokens_per_second": speed, "gflops": reached / 1e9, "share_of_peak": share}
     write_run(work, record | {"result": result, "finished": True})
-    for name in (CHECKPOINT, "rows.safetensors"):
+    for name in (SUMS_FILE, CHECKPOINT, "rows.safetensors"):
         (work / name).unlink(missing_ok=True)
     print(f"{speed:,.0f} tokens/s, {reached / 1e9:,.0f} GFLOP/s, {share:.0%} of a large product's")
     print(f"{output}: model, tokenizer and curve.png; next: python train_sdpo.py --num-neg 4 --model {output}")

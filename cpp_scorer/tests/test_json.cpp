@@ -66,13 +66,13 @@ void ids() {
 }
 
 void text_is_unicode() {
-  CHECK_EQUAL(JsonRow(R"({"text": "\ud83d\ude00 \u0000"})").text(), std::string("\U0001F600 \0", 6));
+  CHECK_EQUAL(JsonRow(R"({"text": "\ud83d\ude00 \u0000"})").text("text"), std::string("\U0001F600 \0", 6));
   for (const char* broken : {R"({"text": "\ud83d"})", R"({"text": "\ude00\ud83d"})", "{\"text\": \"\xff\"}",
                              "{\"text\": \"\xed\xa0\x80\"}", "{\"text\": \"\xc0\x80\"}", "{\"text\": \"\xf4\x90\x80\x80\"}"}) {
     CHECK_THROWS(JsonRow(broken), RowError, "broken JSON or not UTF-8");
   }
-  CHECK_THROWS(JsonRow("{}").text(), RowError, "field 'text': is missing");
-  CHECK_THROWS(JsonRow(R"({"text": 1})").text(), RowError, "field 'text': is not a string");
+  CHECK_THROWS(JsonRow("{}").text("text"), RowError, "field 'text': is missing");
+  CHECK_THROWS(JsonRow(R"({"text": 1})").text("text"), RowError, "field 'text': is not a string");
   CHECK_EQUAL(json_quote("a\"\n\xff"), "\"a\\\"\\n\ufffd\"");
 }
 
@@ -85,7 +85,7 @@ void broken_rows() {
   const auto nested = [](size_t depth) {
     return "{\"a\": " + std::string(depth, '[') + "\"\\\"[{\"" + std::string(depth, ']') + R"(, "text": "]"})";
   };
-  CHECK_EQUAL(JsonRow(nested(31)).text(), "]");
+  CHECK_EQUAL(JsonRow(nested(31)).text("text"), "]");
   CHECK_THROWS(JsonRow(nested(32)), RowError, "nested deeper than 32");
   CHECK_THROWS(JsonRow(std::string(100000, '[')), RowError, "nested deeper");
   CHECK_THROWS(JsonRow("[1]"), RowError, "not a JSON object");

@@ -99,9 +99,9 @@ def golden_questions(encoded: Sequence[EncodedQuestion], tokenizer, prompt: Prom
     return golden
 
 
-def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logprobs) -> None:
-    """The questions as JSON lines, in a form that Python and C++ read as data, with their ids, log-probs and the index
-    of the highest."""
+def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logprobs, model_sha256: str) -> None:
+    """The questions as JSON lines, in a form that Python and C++ read as data, with their ids, log-probs, the
+    index of the highest, and the SHA-256 of the .onnx file, which itself names that of the weights."""
     with path.open("w", encoding="utf-8") as file:
         for item, values in zip(encoded, logprobs, strict=True):
             question = item.question
@@ -115,5 +115,6 @@ def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logpr
                 "ending_ids": item.ending_ids,
                 "logprobs": values,
                 "argmax": int(np.argmax(values)),
+                "model_sha256": model_sha256,
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from lib.errors import InputError
+from lib.paths import INCOMPLETE
 from lib.questions.prompt_config import PromptConfig
 
 # Of names, inputs and metadata. Format 1 knows no start token and no bound of endings; cpp_scorer/model_info.cpp reads
@@ -25,11 +26,6 @@ TOKENIZER_FILE = "tokenizer.json"
 HASH_DIGITS = 16  # of the weights' SHA-256, in their file's name
 INLINE_BYTES = 1024  # smaller tensors stay in the .onnx file
 ALIGNMENT = 4096  # bytes; onnxruntime maps weights into memory by whole pages
-
-
-def sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_model(graph: ir.Model, folder: Path, stem: str, metadata: dict[str, str]) -> Path:
@@ -135,7 +131,7 @@ def check_neighbours(output: Path, tokenizer_file: Path) -> None:
 def staging(output: Path) -> Iterator[Path]:
     """A folder beside `output` to build the export in; it is gone afterwards, whatever happens."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", suffix=".incomplete", dir=output.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{output.stem}.", suffix=INCOMPLETE, dir=output.parent) as folder:
         yield Path(folder)
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lib.checksums import sha256_of_file
 from lib.errors import InputError
-from lib.export.files import TOKENIZER_FILE, read_export, sha256_of_file
+from lib.export.files import TOKENIZER_FILE, read_export
 from lib.export.graph import OUTPUT
 from lib.packed.pack import PackedBatch
+from lib.questions.readers import read_rows
 
 
 def onnx_scorer(path: Path) -> Callable[[PackedBatch], np.ndarray]:
@@ -40,6 +42,14 @@ class OnnxScorer(nn.Module):
         return torch.from_numpy(self.run(batch.to("cpu")))
 
 
+def _check_golden(path: Path) -> None:
+    """Raises InputError where the golden questions, if they lie beside it, are not of this very .onnx file, whose
+    graph and small tensors no other hash covers."""
+    golden, sha256 = path.with_suffix(".golden.jsonl"), sha256_of_file(path)
+    if golden.exists() and any(row.get("model_sha256") != sha256 for _, row in read_rows(golden)):
+        raise InputError(f"{golden}: not of the export that {path.name} is; copy all its files, or export it again")
+
+
 def open_export(path: Path) -> tuple[OnnxScorer, PreTrainedTokenizerBase, dict[str, str]]:
     """The graph, the tokenizer that lies beside it, and its metadata, which hold the prompt contract and the training.
 
@@ -47,8 +57,13 @@ def open_export(path: Path) -> tuple[OnnxScorer, PreTrainedTokenizerBase, dict[s
     """
     metadata = read_export(path)
     file = path.parent / metadata.get("tokenizer_file", TOKENIZER_FILE)
-    if not file.is_file() or sha256_of_file(file) != metadata["tokenizer_sha256"]:
-        raise InputError(f"{file}: not the tokenizer that {path.name} was exported with; export the model again")
+    for what, beside, sha256 in (
+        ("tokenizer", file, metadata["tokenizer_sha256"]),
+        ("weights", path.parent / metadata["data_file"], metadata["weights_sha256"]),
+    ):
+        if not beside.is_file() or sha256_of_file(beside) != sha256:
+            raise InputError(f"{beside}: not the {what} that {path.name} was exported with; export the model again")
+    _check_golden(path)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(file),
         bos_token=metadata.get("start_token") or None,

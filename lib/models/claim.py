@@ -19,8 +19,8 @@ class FolderTaken(InputError):
 
 @contextmanager
 def claimed(folder: Path, *, new: bool) -> Iterator[None]:
-    """The run `folder` for this process alone until the block ends. A `new` one is made, and removed where nothing was
-    put into it in the end.
+    """The run `folder` for this process alone until the block ends, without what a killed one left half-written. A
+    `new` one is made, and removed where nothing was put into it in the end.
 
     Raises FolderTaken where another process has it or a new one holds something, InputError where there is none to go
     on with.
@@ -36,8 +36,8 @@ def claimed(folder: Path, *, new: bool) -> Iterator[None]:
     try:
         if new:
             _check_empty(folder)  # it may have been another's for a moment
-            for left in folder.glob(f"*{INCOMPLETE}"):  # by a run that was killed before it began
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in list(folder.rglob(f"*{INCOMPLETE}")):  # by a process that was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield
     finally:
         (folder / LOCK_FILE).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from lib.checksums import write_sums
 from lib.cli import flag
 from lib.errors import InputError
 from lib.models.curve import plot_run
-from lib.paths import atomic_file
+from lib.paths import INCOMPLETE, atomic_file
 from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
 from lib.questions.readers import read_rows
 
@@ -93,7 +93,7 @@ def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: 
     metrics = read_metrics(folder)
     plot_run(metrics, folder / "curve.png")
     prompt.save(folder)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(suffix=INCOMPLETE, dir=folder) as temporary:
         is_adapter = isinstance(model, PeftModel)
         model.save_pretrained(temporary, **({"save_embedding_layers": False} if is_adapter else {}))
         tokenizer.save_pretrained(temporary)

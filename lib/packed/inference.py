@@ -92,7 +92,8 @@ def _by_candidate(row: torch.Tensor, item: EncodedQuestion) -> list[list[float]]
 def share_equal(values: Sequence, ending_ids: Sequence[list[int]]) -> list:
     """Equal endings take the value of the first of them: rounding depends on the place in the row, and ties must be
     true ties."""
-    return [values[ending_ids.index(ids)] for ids in ending_ids]
+    first: dict = {}
+    return [first.setdefault(tuple(ids), value) for ids, value in zip(ending_ids, values, strict=False)]
 
 
 def margin(values: Sequence[float]) -> float:

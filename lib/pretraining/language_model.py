@@ -1,7 +1,8 @@
 """Small Qwen2 models from nothing: the tokenizer, the sizes, and next-token training that resumes to the last bit."""
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -120,21 +121,32 @@ class Pretraining:
         groups = [{key: value for key, value in g.items() if key != "params"} for g in self.optimizer.param_groups]
         metadata = json.dumps({"groups": groups, "schedule": self.schedule.state_dict(), "state": state})
         with atomic_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"pretraining": metadata})
+            save_file(tensors, temporary, metadata={"pretraining": metadata, "sha256": _sha256(tensors, metadata)})
 
     def load(self, path: Path) -> dict:
         """Restore what `save` wrote and return its `state`. Raises InputError for a broken file."""
         try:
             with safe_open(path, "pt") as file:
-                metadata = json.loads(file.metadata()["pretraining"])
-                for name, parameter in self.model.named_parameters():
-                    parameter.data.copy_(file.get_tensor(f"weight.{name}"))
-                    step, *moments = (file.get_tensor(f"{key}.{name}") for key in MOMENTS)
-                    moments = [moment.to(parameter.device) for moment in moments]
-                    self.optimizer.state[parameter] = dict(zip(MOMENTS, (step, *moments), strict=True))
+                tensors, kept = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            if kept["sha256"] != _sha256(tensors, kept["pretraining"]):
+                raise ValueError("its SHA-256 is another")
+            metadata = json.loads(kept["pretraining"])
+            for name, parameter in self.model.named_parameters():
+                parameter.data.copy_(tensors[f"weight.{name}"])
+                step, *moments = (tensors[f"{key}.{name}"] for key in MOMENTS)
+                moments = [moment.to(parameter.device) for moment in moments]
+                self.optimizer.state[parameter] = dict(zip(MOMENTS, (step, *moments), strict=True))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{path}: broken checkpoint ({error}); start again with another --output") from None
         for group, saved in zip(self.optimizer.param_groups, metadata["groups"], strict=True):
             group.update(saved | {"betas": tuple(saved["betas"])})
         self.schedule.load_state_dict(metadata["schedule"])
         return metadata["state"]
+
+
+def _sha256(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -61,11 +61,10 @@ def training_questions(encoded: Sequence[EncodedQuestion]) -> tuple[list[Trainin
         elif not texts[best] or any(texts[index] == texts[best] for index in negatives):
             dropped["questions whose positive is empty or equals a negative"] += 1
         else:
-            distinct, seen = [], {""}
+            first: dict[str, int] = {}
             for index in positives + negatives:
-                if texts[index] not in seen:
-                    distinct.append(index)
-                    seen.add(texts[index])
+                first.setdefault(texts[index], index)
+            distinct = {index for text, index in first.items() if text}
             usable = TrainingQuestion(
                 item,
                 tuple(index for index in positives if index in distinct),

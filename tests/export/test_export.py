@@ -25,7 +25,8 @@ from lib.export.check import Fidelity, largest_difference, quantization_report
 from lib.export.files import read_metadata, write_model
 from lib.export.graph import export_graph
 from lib.export.int8 import quantize
-from lib.export.session import onnx_scorer
+from lib.export.session import onnx_scorer, open_export
+from lib.models.loading import load_model
 from lib.packed.pack import TENSORS, PackedBatch, pack
 from lib.packed.scoring import PackedScorer
 from lib.questions.data import Question, load_split
@@ -192,6 +193,41 @@ def test_the_merged_model_is_the_adapter(exported, run_folder, model_folder, dat
     np.testing.assert_allclose(found["merged"], found["adapter"], **TOLERANCE)
     assert np.abs(np.subtract(found["base"], found["adapter"])).max() > 1
     AutoModelForCausalLM.from_pretrained(exported / "merged", use_safetensors=True)
+
+
+def test_a_merged_folder_is_checked_as_it_is_loaded(exported, tmp_path):
+    folder = shutil.copytree(exported / "merged", tmp_path / "merged")
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    summed = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert summed == {path.name for path in folder.iterdir()} - {"SHA256SUMS"}
+    flip_a_bit(folder / "model.safetensors")
+    with pytest.raises(InputError, match="model.safetensors: not as it was written"):
+        load_model(str(folder), torch.float32)
+
+
+@pytest.mark.parametrize("damaged", ["model.onnx", "weights", "tokenizer.json", "golden questions"])
+def test_python_refuses_what_was_not_exported_together(exported, tmp_path, damaged):
+    """Neither a bit of the graph's small tensors nor one of the weights changes an answer unseen."""
+    folder = shutil.copytree(exported, tmp_path / "onnx")
+    model, golden = folder / "model.onnx", folder / "model.golden.jsonl"
+    open_export(model)
+    if damaged == "golden questions":
+        shutil.copy(folder / "model.int8.golden.jsonl", golden)
+    elif damaged == "weights":
+        flip_a_bit(folder / read_metadata(model)["data_file"])
+    else:
+        graph = model.read_bytes()
+        norm = next(value for value in onnx.load(model).graph.initializer if "norm" in value.name)
+        place = graph.index(norm.raw_data) if damaged == "model.onnx" else 9
+        flip_a_bit(folder / damaged, place)
+    with pytest.raises(InputError, match=f"(model|tokenizer)[.a-z0-9]*: not .* {model.name} "):
+        open_export(model)
+
+
+def flip_a_bit(path: Path, place: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
 
 
 def test_exports_of_one_tokenizer_share_a_folder_and_others_are_refused(exported, run_folder, data_folder, tmp_path):

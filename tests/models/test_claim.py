@@ -72,6 +72,17 @@ def test_what_a_start_that_was_killed_left_is_taken_over():
         assert [path.name for path in mine.iterdir()] == [".lock"]
 
 
+def test_a_resumed_run_is_freed_of_what_a_kill_left():
+    begin("mine", 0)
+    Path("mine/tmp1.incomplete").mkdir()
+    Path("mine/tmp1.incomplete/config.json").touch()
+    Path("mine/pretraining").mkdir()
+    Path("mine/pretraining/.checkpoint.safetensors.12.incomplete").touch()
+    with claim_run(Path("mine"), "", resume=True) as mine:
+        files = {str(path.relative_to(mine)) for path in mine.rglob("*")}
+    assert files == {".lock", "run.json", "pretraining"}
+
+
 def test_a_bare_resume_takes_the_newest_unfinished_run_that_nobody_trains():
     begin("runs/old", 1)
     begin("runs/older", 0)

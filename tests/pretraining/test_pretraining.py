@@ -186,8 +186,28 @@ def test_a_start_that_failed_or_was_killed_can_be_made_again(tmp_path, text, mon
 def test_a_broken_checkpoint_is_named(tokenizer, tmp_path):
     size = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
     (tmp_path / "c").write_bytes(b"\x80\x04pickle")
+    training = Pretraining(new_model(tokenizer, **size), 10, 1e-3)
     with pytest.raises(InputError, match="c: broken checkpoint"):
-        Pretraining(new_model(tokenizer, **size), 10, 1e-3).load(tmp_path / "c")
+        training.load(tmp_path / "c")
+    training.step([torch.zeros(1, 4, dtype=torch.int64)])
+    training.save(tmp_path / "c", step=1)
+    assert training.load(tmp_path / "c") == {"step": 1}
+    whole = bytearray((tmp_path / "c").read_bytes())
+    for place in (len(whole) - 1, whole.index(b"last_epoch") + 14):  # of a tensor, of the schedule
+        (tmp_path / "c").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="c: broken checkpoint"):
+            training.load(tmp_path / "c")
+
+
+def test_rows_that_changed_are_not_trained_on(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(pretrain_lm, "train", lambda _: 0)
+    flags = ["--text", str(text), *FLAGS, "--epochs", "1", "--output", str(tmp_path / "model")]
+    assert pretrain_lm.main(flags) == 0
+    monkeypatch.undo()
+    path = tmp_path / "model" / "pretraining" / "rows.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match="rows.safetensors: not as it was written"):
+        pretrain_lm.main(["--resume", "--output", str(tmp_path / "model")])
 
 
 def test_the_model_is_one_to_train_from(finished, tmp_path, monkeypatch, data_folder):

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 
 import pytest
@@ -10,9 +11,7 @@ import torch
 from conftest import rows, tiny_model, write_jsonl
 
 import train_sdpo
-from lib.models.loading import LoadedModel
-from lib.packed import reference
-from lib.packed.inference import start_accelerator
+from lib.packed.inference import score_questions, start_accelerator
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import load_split
@@ -153,14 +152,13 @@ def test_ids_make_the_draw_independent_of_the_order_of_the_file(tmp_path, encode
 
 
 @torch.no_grad()
-def test_pmi_is_the_log_prob_less_that_after_the_neutral_prompt(encode, tokenizer, tmp_path, monkeypatch):
+def test_pmi_is_the_log_prob_less_that_after_the_neutral_prompt(encode, tokenizer):
     """Under the reference, each candidate in a forward of its own."""
-    monkeypatch.setattr(reference, "CACHE_DIR", tmp_path)
     questions, _ = training_questions(encode(rows(3)))
     settings = vars(train_sdpo.build_parser().parse_args(["--negatives", "hard", "--loss", "listwise"]))
     model = tiny_model()
-    given = (LoadedModel(model, tokenizer, "tiny"), PackedScorer(model), "{context}", start_accelerator("fp32"), "fp32")
-    for item in with_reference(questions, make_recipe(settings), *given):
+    score = partial(score_questions, PackedScorer(model), accelerator=start_accelerator("fp32"), description="")
+    for item in with_reference(questions, make_recipe(settings), tokenizer, "{context}", score):
         neutral = replace(item.encoded, prompt_ids=tokenizer("Answer:")["input_ids"])
         expected = unpacked_logprobs(model, item.encoded, "cpu") - unpacked_logprobs(model, neutral, "cpu")
         assert item.pmi == pytest.approx(expected.tolist(), abs=4e-4)
