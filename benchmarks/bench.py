@@ -96,6 +96,7 @@ def benchmarks(args: argparse.Namespace, model: Path, run: Path, onnx: list[Path
         "candidate_costs": [*scored],
         "scorer_parity": [*exact, "--limit", 40],
         "lm_eval_parity": ["--model", model],
+        "full_size": ["--tokenizer", args.tokenizer],
     }
     for name, given in flags.items():
         given += ["--data", args.data]

@@ -15,7 +15,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -136,7 +136,7 @@ def oddities(real: Sequence[Question]) -> list[dict]:
     opinion = " ".join(context_of(question).replace(MASK, "") for question in real)
     while len(opinion) < LONG_ENDING:
         opinion += " " + opinion
-    plain = iter(real)
+    plain = cycle(real)
 
     def changed(place: int | None = None, ending: str = "", **columns) -> dict:
         """The next real row with other columns, or with another ending so many places after the gold."""

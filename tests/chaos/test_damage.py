@@ -19,7 +19,7 @@ import train_sdpo
 from lib.errors import InputError
 from lib.packed import reference
 
-pytest_plugins = ["programs"]
+pytest_plugins = ["disturbed"]
 pytestmark = pytest.mark.slow
 
 

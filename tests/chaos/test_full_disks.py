@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from programs import NAMES, last_line, result
 
-pytest_plugins = ["programs"]
+pytest_plugins = ["disturbed"]
 pytestmark = pytest.mark.slow
 
 FILLS = (0.1, 0.5, 0.9)  # of the bytes that a program leaves, as room for them

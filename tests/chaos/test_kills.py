@@ -15,7 +15,7 @@ from programs import NAMES, last_line, result
 
 from lib.paths import INCOMPLETE
 
-pytest_plugins = ["programs"]
+pytest_plugins = ["disturbed"]
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("CHAOS_KILLS", 20))  # of each program

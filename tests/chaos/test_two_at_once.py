@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from programs import NAMES, Program, ended, last_line, result
 
-pytest_plugins = ["programs"]
+pytest_plugins = ["disturbed"]
 pytestmark = pytest.mark.slow
 
 
