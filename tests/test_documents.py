@@ -24,8 +24,8 @@ LONGEST = {"README.md": 150, "CONTRIBUTING.md": 40}  # lines
 
 SCRIPTS = ("train_sdpo.py", "eval_mc.py", "export.py", *sorted((ROOT / "tools").glob("*.py")))
 OTHERS_FLAGS = {"--nproc_per_node", "--install", "--prefix"}  # torchrun's and cmake's
-# CONTRIBUTING's example of a loss to add, and the sizes of benchmarks/training_memory.py.
-OTHERS_VALUES = {("--loss", "ipo"), ("--size", "0.5b"), ("--size", "7b")}
+# CONTRIBUTING's example of a loss to add, and the sizes of random models (benchmarks/make_random_model.py).
+OTHERS_VALUES = {("--loss", "ipo"), ("--size", "0.01b"), ("--size", "0.5b"), ("--size", "7b")}
 BUILT = {"cpp_scorer/score", "cpp_scorer/build"}
 # These need a model hub. Without one they end within seconds, with one line that says what to do instead.
 NEED_A_HUB = {"python train_sdpo.py --num-neg 4", "python eval_mc.py --split test"}
