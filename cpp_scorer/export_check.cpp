@@ -62,6 +62,7 @@ std::string check_export(const ModelInfo& model, const PromptEncoder& encoder, S
   if (!std::filesystem::is_regular_file(path, error)) {
     throw FatalError(path + ": the golden questions of the export are missing; keep the files of one export together");
   }
+  const bool names_model = model.metadata.at("format_version") != "1";
   LineReader lines(path, kLongestLine);
   const std::string sha256 = sha256_of_file(model.path);
   size_t count = 0;
@@ -69,7 +70,7 @@ std::string check_export(const ModelInfo& model, const PromptEncoder& encoder, S
   for (; const auto line = lines.next(); ++count) {
     try {
       const JsonRow row(line->text);
-      if (row.text("model_sha256") != sha256) {
+      if (names_model && row.text("model_sha256") != sha256) {
         throw RowError("a question of another export; keep the files of one export together");
       }
       largest = std::max(largest, check_question(row, model, encoder, session));
