@@ -325,7 +325,7 @@ for name in names:
         assert not sweep.predictions(runs[0].name, "test").exists()
 
 
-def test_the_untuned_model_is_evaluated_under_the_prompt_of_the_runs(stand_in, tmp_path, data_folder):
+def test_the_untuned_model_is_evaluated_under_the_prompt_of_the_runs(stand_in, tmp_path, data_folder, model_folder):
     """Their flags reach training, and the contract they make reaches the model that has none."""
     _, runs = stand_in("folder.mkdir()\nfinish()\n(folder / 'flags').write_text(' '.join(sys.argv))")
     (tmp_path / "eval_mc.py").write_text(
@@ -333,8 +333,8 @@ def test_the_untuned_model_is_evaluated_under_the_prompt_of_the_runs(stand_in, t
         "path.parent.mkdir(parents=True, exist_ok=True)\npath.write_text(' '.join(sys.argv))"
     )
     folder = tmp_path / "own"
-    given = ["--data", str(data_folder), "--max-length", "256", "--template", "{context} So:", "--model", "m"]
-    args = script.build_parser().parse_args([*given, "--output", str(folder)])
+    given = ["--data", str(data_folder), "--max-length", "256", "--template", "{context} So:"]
+    args = script.build_parser().parse_args([*given, "--model", str(model_folder), "--output", str(folder)])
     settings = {name: getattr(args, name) for name in script.SHARED}
     with Sweep(folder, settings, 1, splits=["test"]) as sweep:
         script.write_contract(args)
@@ -342,7 +342,7 @@ def test_the_untuned_model_is_evaluated_under_the_prompt_of_the_runs(stand_in, t
         assert "--template {context} So: --max-length 256" in (sweep.run_folder(runs[0].name) / "flags").read_text()
         assert f"--contract {folder}" in sweep.predictions("untuned", "test").read_text()
         assert "--contract" not in sweep.predictions(runs[0].name, "test").read_text()
-    assert PromptConfig.load(folder) == PromptConfig("{context} So:", 256)
+    assert PromptConfig.load(folder) == PromptConfig("{context} So:", 256, max_ending=128)
 
 
 @pytest.mark.slow

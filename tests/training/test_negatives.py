@@ -15,6 +15,7 @@ from lib.packed.inference import score_questions, start_accelerator
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import unpacked_logprobs
 from lib.questions.data import load_split
+from lib.questions.prompt_config import PromptConfig
 from lib.training.negatives import Sampling, draw_candidates, epoch_order, training_questions
 from lib.training.preparation import with_reference
 from lib.training.recipe import make_recipe
@@ -158,7 +159,7 @@ def test_pmi_is_the_log_prob_less_that_after_the_neutral_prompt(encode, tokenize
     settings = vars(train_sdpo.build_parser().parse_args(["--negatives", "hard", "--loss", "listwise"]))
     model = tiny_model()
     score = partial(score_questions, PackedScorer(model), accelerator=start_accelerator("fp32"), description="")
-    for item in with_reference(questions, make_recipe(settings), tokenizer, "{context}", score):
+    for item in with_reference(questions, make_recipe(settings), tokenizer, PromptConfig("{context}"), score):
         neutral = replace(item.encoded, prompt_ids=tokenizer("Answer:")["input_ids"])
         expected = unpacked_logprobs(model, item.encoded, "cpu") - unpacked_logprobs(model, neutral, "cpu")
         assert item.pmi == pytest.approx(expected.tolist(), abs=4e-4)
