@@ -37,11 +37,12 @@ bench: $(READY) scorer ## every benchmark, into runs/bench (two hours): CASEHOLD
 	$(BIN)/python benchmarks/bench.py --data $(CASEHOLD) --tokenizer $(TOKENIZER) --output runs/bench \
 		$(if $(LLAMA),--llama-perplexity $(LLAMA) --gguf $(GGUF))
 
+# Two files at a time, a thread each: two threads each on two cores would take longer than one file at a time.
 test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-test-all: $(READY) ## everything, every command of the documents included
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+test-all: test  ## everything, every command of the documents included
+	$(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)  ## ruff, and the layers of lib/
 	$(BIN)/ruff check .
