@@ -4,7 +4,7 @@ python eval_mc.py --split test                                   the newest run,
 python eval_mc.py --split test --model Qwen/Qwen2.5-0.5B         an untuned model
 python eval_mc.py --split test --data DIR --output predictions.jsonl
 python eval_mc.py --model demo --contract runs/mine              an untuned model under the prompt of a run
-python eval_mc.py --model model.onnx --score all --report report report/report.html shows the questions
+python eval_mc.py --model model.onnx --score all --report DIR    every score; DIR/report.html has the questions
 python eval_mc.py --compare A.jsonl B.jsonl                      is B better than A?
 """
 

@@ -1,4 +1,4 @@
 """Text in, language model out, where no pretrained model can be had.
 
-Begin with `language_model.py`. May import the ground alone: `lib/errors.py`, `paths.py`, `cli.py` and `hub.py`.
+Begin with `language_model.py`. May import the ground alone: the files of `lib/` that stand in no wing.
 """
