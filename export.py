@@ -66,7 +66,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     flips = "refuse a quantised form that changes more than this share of the choices by log-prob"
     parser.add_argument("--max-flips", type=share, default=0.1, metavar="SHARE", help=flips)
     parser.add_argument("--merged-dir", type=Path, help="also keep the merged Hugging Face model, in this new folder")
-    parser.add_argument("--data", help="questions to check with, validation split (default: the run's, else casehold)")
+    checked = "questions to check with, validation split, else train (default: the run's, else casehold)"
+    parser.add_argument("--data", help=checked)
     parser.add_argument("--candidates", metavar="FILE", help="class names of that --data (default: the run's)")
     parser.add_argument("--limit", type=positive_int, default=32, help="only the first N questions")
     args = parser.parse_args(argv)

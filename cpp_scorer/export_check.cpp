@@ -16,8 +16,8 @@
 
 namespace {
 
-// Of a log-prob, a sum over tokens: absolute, and per unit of its size, where fp32 rounds; as in lib/onnx_check.py.
 constexpr size_t kLongestLine = 64 * 1024 * 1024;  // of the golden questions, in bytes
+// Of a log-prob, a sum over tokens: absolute, and per unit of its size, where fp32 rounds; as in lib/export/check.py.
 constexpr double kAbsolute = 2e-3, kRelative = 1e-5;
 // Of an int8 model, nats a token. Kernels of different processors round differently before activations are quantised:
 // 0.009 at most was seen. Products that saturate change 0.1 on average.

@@ -12,8 +12,8 @@ struct ModelInfo {
   std::string weights_path, weights_sha256;
   PromptConfig prompt;
   bool quantized = false;
-  // Whether a run takes one question only: int8 of format 1 scales activations over the whole run, and an answer may not
-  // depend on what stood beside it.
+  // Whether a run takes one question only: int8 of format 1 scales activations over the whole run, and an answer may
+  // not depend on what stood beside it.
   bool one_at_a_time = false;
   std::map<std::string, std::string> metadata;  // all that export.py wrote
 };

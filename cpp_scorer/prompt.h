@@ -10,12 +10,12 @@
 
 /// What turns a question into ids; it comes from the model file, the scorer holds none of its own.
 struct PromptConfig {
-  std::string template_text;  // names {context}, {question} or {prompt}: the main field, which alone may be cut
-  int64_t max_length = 0;     // tokens, prompt + longest candidate
-  int64_t end_token_id = -1;  // closes every ending; -1 = endings are not closed
-  int64_t max_ending = -1;    // tokens of an ending, past which it is cut on its right; -1 = any
+  std::string template_text;    // names {context}, {question} or {prompt}: the main field, which alone may be cut
+  int64_t max_length = 0;       // tokens, prompt + longest candidate
+  int64_t end_token_id = -1;    // closes every ending; -1 = endings are not closed
+  int64_t max_ending = -1;      // tokens of an ending, past which it is cut on its right; -1 = any
   int64_t start_token_id = -1;  // opens every prompt; -1 = prompts are not opened
-  std::string digest{};       // stands for the contract in predictions; empty in older exports
+  std::string digest{};         // stands for the contract in predictions; empty in older exports
 };
 
 /// The prompt contract: templates, white space, separate encoding and the cut, the same as in lib/questions/prompt.py.

@@ -5,6 +5,10 @@
 #include <onnxruntime_cxx_api.h>
 #undef ORT_API_MANUAL_INIT
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -75,7 +79,10 @@ void add_cuda(Ort::SessionOptions& options, Placement& placement) {
 /// which take twice the time where there is VNNI.
 bool products_saturate() {
 #if defined(__x86_64__)
-  return !__builtin_cpu_supports("avx512vnni") && !__builtin_cpu_supports("avxvnni");
+  constexpr unsigned kAvx512Vnni = 1 << 11, kAvxVnni = 1 << 4;  // of leaf 7: subleaf 0 in ECX, subleaf 1 in EAX
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  const bool has_512 = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ecx & kAvx512Vnni);
+  return !has_512 && !(__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & kAvxVnni));
 #else
   return false;
 #endif

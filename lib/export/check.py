@@ -70,18 +70,19 @@ def compare_quantized(exact: Logprobs, quantized: Logprobs, encoded: Sequence[En
 def quantization_report(fidelity: Fidelity, max_flips: float) -> list[str]:
     """The price of a quantised form, for people; raises InputError where more than the share `max_flips` of the choices
     changes, or a log-prob is not finite."""
-    total = sum(total for *_, total in fidelity.flips)
-    if not fidelity.num_flips <= max_flips * total or not math.isfinite(fidelity.largest):
+    if not math.isfinite(fidelity.largest):
+        raise InputError("quantised, some log-probs are no numbers; leave --quantize out")
+    num_choices = sum(total for *_, total in fidelity.flips)
+    if fidelity.num_flips > max_flips * num_choices:
         raise InputError(
-            f"quantised, {fidelity.num_flips} of {total} choices are others (log-probs change by "
+            f"quantised, {fidelity.num_flips} of {num_choices} choices are others (log-probs change by "
             f"{fidelity.per_token:.2g} nats a token), more than --max-flips {max_flips:g} allows; try --quantize "
             "int8x2, more questions with --limit, or leave --quantize out"
         )
     return [
         f"  change of a log-prob: {fidelity.largest:.3g} at most, {fidelity.mean:.3g} on average, "
         f"{fidelity.per_token:.2g} a token",
-        f"  choices that flip: {fidelity.num_flips} of {total}, "
-        "by their margin in fp32",
+        f"  choices that flip: {fidelity.num_flips} of {num_choices}, by their margin in fp32",
         *(f"    {low:g} to {high:g} nats: {flipped} of {total}" for low, high, flipped, total in fidelity.flips),
     ]
 

@@ -18,9 +18,7 @@ LEVELS = 127  # of a symmetric 8-bit number
 ZERO_POINT = np.uint8(128)  # activations are unsigned for the kernels' sake
 # What the first pass rounds away is at most half a level; the second one measures it in as many levels again.
 SECOND_STEP = np.float32(0.5 / LEVELS)
-SMALLEST = np.float32(1e-30)  # of a row's scale: a row of zeros stays zeros
-
-
+SMALLEST = np.float32(1e-30)  # of a row's largest: a row of zeros stays zeros
 # Passes in which activations are read: one of 8 bits, or two that come to nearly 16. Weights have 8 bits in both.
 PASSES = {"int8": 1, "int8x2": 2}
 

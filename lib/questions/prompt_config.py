@@ -58,7 +58,10 @@ class PromptConfig:
             (self.end_token, tokenizer.eos_token_id, "an end-of-text token"),
         ):
             if asked and token_id is None:
-                raise InputError(f"the prompt contract asks for {what}, and the model's tokenizer names none")
+                raise InputError(
+                    f"the prompt contract asks for {what}, and the model's tokenizer names none; "
+                    "leave out what asks for it, --contract or --end-token"
+                )
 
     def save(self, folder: Path) -> None:
         with atomic_file(folder / PROMPT_FILE) as temporary:

@@ -315,6 +315,8 @@ def test_a_form_that_flips_more_choices_than_allowed_is_refused():
     assert "  choices that flip: 3 of 30, by their margin in fp32" in quantization_report(fidelity, 0.1)
     with pytest.raises(InputError, match="3 of 30 choices are others .* more than --max-flips 0.09 allows; try --qua"):
         quantization_report(fidelity, 0.09)
+    with pytest.raises(InputError, match="some log-probs are no numbers"):
+        quantization_report(replace(fidelity, largest=np.nan), 1.0)
 
 
 def test_int8_reports_its_price(exports):
