@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"model: {args.model}{newest}")
     print(describe_device(loaded.model.device))
     prompt, encoded = load_questions(args, loaded, contract)
-    check_family(loaded.model, encoded, prompt.max_length)
+    check_family(loaded.model, prompt.max_length)
     with torch.no_grad():
         merge_adapter(loaded, encoded[:SLOW_CHECK_QUESTIONS])
         check_packed_pass(PackedScorer(loaded.model), encoded, "cpu")

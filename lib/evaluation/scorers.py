@@ -77,7 +77,7 @@ class ModelScorer:
     ) -> Scored:
         """Every log-prob that is asked for, each question, encoded by `prompt`, read once under each model."""
         if self.causal_lm is not None:
-            check_family(self.causal_lm, encoded, prompt.max_length)
+            check_family(self.causal_lm, prompt.max_length)
         values = self._score(encoded, description, per_token)
         tokens = values if per_token else None
         return Scored(

@@ -14,7 +14,7 @@ BLOCKS = 4  # of queries; also the fewest tokens that a row may have
 
 
 def grouped_attention(
-    module, query, key, value, attention_mask, scaling, dropout=0.0, is_causal=True, **_
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, is_causal=True, **_
 ) -> tuple[Tensor, None]:
     """Attention of queries [B, heads, L, D] to keys and values [B, kv_heads, M, D] as [B, L, heads, D].
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lib.errors import InputError
 from lib.export.attention import ATTENTION, BLOCKS
 from lib.packed.pack import PADDING, TENSORS, PackedBatch, attention_mask, gather_rows
-from lib.packed.scored_rows import ScoredRows, can_narrow
+from lib.packed.scored_rows import ScoredRows, can_narrow, decoder_of
 from lib.packed.scoring import sum_by_candidate
 
 OUTPUT = "logprobs"
@@ -36,18 +36,18 @@ class ScoringGraph(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         head = model.get_output_embeddings()
-        if getattr(head, "bias", None) is not None:
-            raise InputError(f"model family {model.config.model_type}: its projection has a bias, which has no export")
-        self.decoder = model.base_model
-        self.weight = head.weight
+        self.decoder = decoder_of(model)
+        self.weight, self.bias = head.weight, head.bias
         self.num_slices = math.ceil(len(head.weight) / GRAPH_SLICE)
+        biases = None if head.bias is None else head.bias.detach().chunk(self.num_slices)
         for index, part in enumerate(head.weight.detach().chunk(self.num_slices)):
             self.register_buffer(f"slice_{index}", part, persistent=False)
+            self.register_buffer(f"bias_{index}", None if head.bias is None else biases[index], persistent=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         *_, cand_index = inputs
         batch = _long_enough(PackedBatch(*inputs, num_candidates=cand_index.max().item() + 1))
-        last = self.decoder.layers[-1]
+        last = getattr(self.decoder, "layers", [None])[-1]  # gpt2 calls them otherwise
         if isinstance(last, ScoredRows):
             last.pred_index = batch.pred_index
         mask = attention_mask(batch.segment_ids, torch.float32)
@@ -56,8 +56,10 @@ class ScoringGraph(nn.Module):
         ).last_hidden_state
         # (B * N, H)
         rows = hidden.flatten(0, 1) if isinstance(last, ScoredRows) else gather_rows(hidden, batch.pred_index)
-        target_rows = F.embedding(batch.target_ids.flatten().clamp(min=0), self.weight)
-        target_logits = (rows * target_rows).sum(-1)
+        targets = batch.target_ids.flatten().clamp(min=0)
+        target_logits = (rows * F.embedding(targets, self.weight)).sum(-1)
+        if self.bias is not None:  # phi's
+            target_logits = target_logits + self.bias[targets]
         normaliser = torch.stack([self._log_sum_exp(rows, index) for index in range(self.num_slices)], -1).logsumexp(-1)
         token_logprobs = (target_logits - normaliser).view_as(batch.pred_index)
         return sum_by_candidate(token_logprobs, batch.cand_index, batch.num_candidates)
@@ -65,7 +67,7 @@ class ScoringGraph(nn.Module):
     def _log_sum_exp(self, rows: Tensor, index: int) -> Tensor:
         """Log-sum-exp [M] over one slice. LogSoftmax is a single fused kernel in onnxruntime, ReduceLogSumExp is
         several passes over memory; the difference at any one token is the log-sum-exp."""
-        logits = F.linear(rows, getattr(self, f"slice_{index}"))
+        logits = F.linear(rows, getattr(self, f"slice_{index}"), getattr(self, f"bias_{index}"))
         return logits[:, 0] - F.log_softmax(logits, dim=-1)[:, 0]
 
 
@@ -86,8 +88,9 @@ def export_graph(model: PreTrainedModel) -> ir.Model:
     """
     attention = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
-    layers = model.base_model.layers
-    if can_narrow(model):
+    narrow = can_narrow(model)
+    layers = decoder_of(model).layers if narrow else None
+    if narrow:
         layers[-1] = ScoredRows(layers[-1])
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
@@ -106,7 +109,7 @@ def export_graph(model: PreTrainedModel) -> ir.Model:
         raise InputError(f"model family {model.config.model_type} cannot be exported (...{reason})") from None
     finally:
         model.set_attn_implementation(attention)
-        if isinstance(layers[-1], ScoredRows):
+        if narrow:
             layers[-1] = layers[-1].layer
     graph = program.model
     for node in graph.graph:

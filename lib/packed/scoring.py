@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lib.packed.onednn import linear
 from lib.packed.pack import PackedBatch, attention_mask, gather_rows
-from lib.packed.scored_rows import can_narrow, last_layer_narrowed
+from lib.packed.scored_rows import can_narrow, decoder_of, last_layer_narrowed
 
 # Of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row, which a CPU's cache holds for some rows.
 PROJECTION_SLICE = 4096
@@ -27,6 +27,7 @@ class PackedScorer(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.training = model.training  # a check that gives back what it found would else turn dropout on
 
     @property
     def causal_lm(self) -> nn.Module:
@@ -47,7 +48,7 @@ class PackedScorer(nn.Module):
         narrow = can_narrow(self.causal_lm)
         mask = attention_mask(batch.segment_ids, self.causal_lm.dtype)
         with last_layer_narrowed(self.causal_lm, batch.pred_index) if narrow else nullcontext():
-            hidden = self.causal_lm.base_model(
+            hidden = decoder_of(self.causal_lm)(
                 input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=mask, use_cache=False
             ).last_hidden_state
         return hidden.flatten(0, 1) if narrow else gather_rows(hidden, batch.pred_index)

@@ -20,12 +20,10 @@ TOLERANCE = {"fp32": (1e-4, 1e-3), "bf16": (0.02, 0.5)}
 CHECKED_CANDIDATES = 8  # of a question; each has a forward of its own, and class names can be hundreds
 
 
-def check_family(model: PreTrainedModel, encoded: Sequence[EncodedQuestion], max_length: int) -> None:
-    """Refuse models that cannot take the packed rows of these questions, or prompts and endings of `max_length` tokens;
-    raises InputError."""
+def check_family(model: PreTrainedModel, max_length: int) -> None:
+    """Refuse models that cannot take packed rows of prompts and endings of `max_length` tokens; raises InputError."""
     config = model.config.get_text_config()
     name = config.model_type
-    longest_row = max(item.num_tokens for item in encoded)
     positions = getattr(config, "max_position_embeddings", None)
     if positions and positions < max_length and not getattr(config, "rope_scaling", None):
         raise InputError(
@@ -47,10 +45,12 @@ def check_family(model: PreTrainedModel, encoded: Sequence[EncodedQuestion], max
                 f"not; {ADVICE}"
             )
     window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True) and window < longest_row:
+    # The window counts positions, and these restart in every branch: no token is further than `max_length` from what
+    # it sees, however long the packed row is.
+    if window and getattr(config, "use_sliding_window", True) and window < max_length:
         raise InputError(
-            f"model family {name} has a sliding window of {window} tokens, shorter than the longest packed row of "
-            f"{longest_row}; lower --max-length, or {ADVICE}"
+            f"model family {name} has a sliding window of {window} tokens, shorter than --max-length {max_length}; "
+            f"train with --max-length {window}, or {ADVICE}"
         )
 
 

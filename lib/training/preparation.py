@@ -62,7 +62,7 @@ def load_start(settings: Namespace, recipe: Recipe, precision: str, accelerator:
     accelerator.print("\n".join(report + said))
     held_out = validation.questions if validation else []
     encoded_validation = encode_questions(held_out, loaded.tokenizer, prompt, strict=settings.strict)
-    check_family(loaded.model, [*(item.encoded for item in questions), *encoded_validation], prompt.max_length)
+    check_family(loaded.model, prompt.max_length)
     model = make_policy(
         loaded.model, settings.lora_r, settings.lora_alpha, settings.lora_dropout, checkpointing=checkpointing
     )

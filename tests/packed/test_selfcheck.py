@@ -3,38 +3,31 @@
 import pytest
 import torch
 from conftest import rows, tiny_model
-from transformers import AutoModelForCausalLM, Gemma2Config, MambaConfig, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaConfig, MistralConfig, MistralForCausalLM
 
 from lib.errors import InputError
 from lib.packed import scoring, selfcheck
+from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass
-from lib.questions.data import Question
-from lib.questions.prompt import EncodedQuestion
 
 SMALL = dict(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
 
 
-def row_of(length: int) -> list[EncodedQuestion]:
-    """One question whose packed row has so many tokens."""
-    question = Question("q", {"context": ""}, ("a", "b"), (1.0, 0.0), 0, "made:1")
-    return [EncodedQuestion(question, [5] * length, [[6], [7]])]
-
-
 def test_qwen2_passes(encode):
     model = tiny_model()
-    check_family(model, row_of(10_000), 512)
+    check_family(model, 512)
     assert check_packed_pass(PackedScorer(model), encode(rows(1)), torch.device("cpu"))[0] < 1e-3
 
 
 def test_a_model_of_fewer_positions_than_the_longest_prompt_may_have_is_refused(encode):
     """Rotary positions go on past those that it was trained on, in silence."""
     model = tiny_model(max_position_embeddings=256)
-    check_family(model, row_of(10), 256)
+    check_family(model, 256)
     with pytest.raises(InputError, match="made for 256 positions, fewer than --max-length 257"):
-        check_family(model, row_of(10), 257)
+        check_family(model, 257)
     model.config.rope_scaling = {"rope_type": "dynamic", "factor": 4.0}
-    check_family(model, row_of(10), 257)
+    check_family(model, 257)
 
 
 @pytest.fixture
@@ -58,6 +51,15 @@ def test_a_run_in_bf16_is_checked_in_fp32_on_a_question_of_median_length(encode,
     assert asked[0].num_tokens == sorted(item.num_tokens for item in encoded)[2]
 
 
+def test_the_check_turns_no_dropout_on(encode):
+    """Of a family that has it by default."""
+    config = GPT2Config(vocab_size=400, n_embd=64, n_layer=2, n_head=4)
+    model, encoded = AutoModelForCausalLM.from_config(config).eval(), encode(rows(2))
+    check_packed_pass(PackedScorer(model), encoded, "cpu")
+    batch = pack(encoded)
+    assert torch.equal(PackedScorer(model)(batch), PackedScorer(model.eval())(batch))
+
+
 def test_what_the_rounding_of_bf16_would_hide_is_noticed(encode, monkeypatch, no_room):
     """A model whose branches see each other, and hardly look."""
     model, encoded, mask = tiny_model(initializer_range=0.03).bfloat16(), encode(rows(5)), scoring.attention_mask
@@ -78,14 +80,19 @@ def test_without_room_for_fp32_the_check_is_in_bf16_and_says_so(encode, no_room)
 def test_state_space_layers_are_refused():
     model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=1))
     with pytest.raises(InputError, match="mamba has .*state-space layers"):
-        check_family(model, row_of(100), 100)
+        check_family(model, 100)
 
 
-def test_a_sliding_window_shorter_than_the_row_is_refused():
-    model = MistralForCausalLM(MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=64))
-    check_family(model, row_of(64), 64)
-    with pytest.raises(InputError, match="sliding window of 64 tokens, shorter than the longest packed row of 65"):
-        check_family(model, row_of(65), 64)
+def test_a_sliding_window_counts_positions(encode):
+    """Full attention is exact as long as no prompt with one ending passes the window, however long the packed row."""
+    [item] = encode(rows(1))
+    longest = len(item.prompt_ids) + max(map(len, item.ending_ids))
+    assert item.num_tokens > longest
+    model = MistralForCausalLM(MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=longest)).eval()
+    check_family(model, longest)
+    assert check_packed_pass(PackedScorer(model), [item], "cpu")[0] < 1e-3
+    with pytest.raises(InputError, match=f"window of {longest} tokens, shorter than --max-length {longest + 1}"):
+        check_family(model, longest + 1)
 
 
 def test_a_head_that_changes_the_logits_is_noticed(encode):
@@ -103,4 +110,4 @@ def test_a_head_that_changes_the_logits_is_noticed(encode):
     with pytest.raises(InputError, match="self-check failed"):
         check_packed_pass(PackedScorer(model), encode(rows(1)), torch.device("cpu"))
     with pytest.raises(InputError, match="final_logit_softcapping"):
-        check_family(model, row_of(100), 100)
+        check_family(model, 100)
