@@ -9,28 +9,24 @@ python export.py --format causal-lm --output decoder             a folder that O
 import argparse
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 
 from lib.checksums import sha256_of_file, write_sums
-from lib.cli import HelpFormatter, positive_int, share
+from lib.cli import HelpFormatter, positive_int, zero_to_one
 from lib.errors import InputError, run_script
+from lib.export.card import write_card
 from lib.export.causal_lm import export_causal_lm, load_causal_lm, require_optimum
-from lib.export.check import (
-    compare_quantized,
-    compute_logprobs,
-    golden_questions,
-    largest_difference,
-    quantization_report,
-    write_golden,
-)
+from lib.export.check import compute_logprobs, golden_questions, largest_difference, write_golden
 from lib.export.contract import read_contract
 from lib.export.files import (
     FORMAT_VERSION,
     NONE,
     TOKENIZER_FILE,
+    add_metadata,
     check_neighbours,
     publish,
     staging,
@@ -38,17 +34,21 @@ from lib.export.files import (
 )
 from lib.export.graph import export_graph
 from lib.export.int8 import PASSES, quantize
+from lib.export.quantization import check_flips, compare_quantized, pmi, quantization_report
 from lib.export.session import onnx_scorer
 from lib.models.device import describe_device
 from lib.models.loading import LoadedModel, load_model
 from lib.models.runs import write_run
+from lib.packed.inference import Logprobs
+from lib.packed.neutral import neutral_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass, unpacked_logprobs
-from lib.paths import atomic_dir
+from lib.paths import ROOT, atomic_dir
 from lib.questions.data import has_validation, load_split
 from lib.questions.prompt import EncodedQuestion, encode_questions, report_encoding
 from lib.questions.prompt_config import PromptConfig, default_contract
 
+SCORER = ROOT / "cpp_scorer" / "score"
 SLOW_CHECK_QUESTIONS = 4  # for the checks that run the model once more: the adapter unmerged, candidates unpacked
 
 
@@ -63,8 +63,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", choices=("scorer", "causal-lm"), default="scorer", help="which graph")
     forms = "8-bit weights and products; int8x2: finer activations, for the same answers in twice the time"
     parser.add_argument("--quantize", choices=("none", *PASSES), default="none", help=forms)
-    flips = "refuse a quantised form that changes more than this share of the choices by log-prob"
-    parser.add_argument("--max-flips", type=share, default=0.1, metavar="SHARE", help=flips)
+    flips = "refuse a quantised form that changes more than this share of the choices, by log-prob or by pmi"
+    parser.add_argument("--max-flips", type=zero_to_one, default=0.1, metavar="SHARE", help=flips)
     parser.add_argument("--merged-dir", type=Path, help="also keep the merged Hugging Face model, in this new folder")
     checked = "questions to check with, validation split, else train (default: the run's, else casehold)"
     parser.add_argument("--data", help=checked)
@@ -152,6 +152,7 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
         tokenizer_file = folder / TOKENIZER_FILE
         loaded.tokenizer.backend_tokenizer.save(str(tokenizer_file))
         check_neighbours(args.output, tokenizer_file)
+        print(ask_scorer(tokenizer_file))
         expected = torch_logprobs(loaded.model, encoded, "PyTorch")
         print("graph: exporting ...", flush=True)
         graph = export_graph(loaded.model)
@@ -159,21 +160,50 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
         path = write_model(graph, folder, args.output.stem, described)
         logprobs = compute_logprobs(onnx_scorer(path), encoded, "onnxruntime")
         difference = largest_difference("onnxruntime and PyTorch", logprobs, expected)
-        print(f"graph: equal to PyTorch to {difference:.1e} on {len(encoded)} questions, {size(path)}")
+        checks = [f"equal to PyTorch to {difference:.1e} on {len(encoded)} questions"]
+        print(f"graph: {checks[0]}, {size(path)}")
         if args.quantize in PASSES:
-            exact, exact_size = logprobs, size(path)
-            graph = quantize(path, args.quantize)
+            exact = by_score(path, logprobs, encoded, loaded, prompt)
+            exact_size, graph = size(path), quantize(path, args.quantize)
             (folder / args.quantize).mkdir()
             path = write_model(graph, folder / args.quantize, args.output.stem, described)
             logprobs = compute_logprobs(onnx_scorer(path), encoded, args.quantize)
-            price = quantization_report(compare_quantized(exact, logprobs, encoded), args.max_flips)
-            print("\n".join([f"{args.quantize}: {size(path)} instead of {exact_size}", *price]))
+            price = compare_quantized(exact, by_score(path, logprobs, encoded, loaded, prompt), encoded)
+            check_flips(price, args.max_flips)
+            checks = [f"in fp32: {checks[0]}", *quantization_report(price)]
+            print("\n  ".join([f"{args.quantize}: {size(path)} instead of {exact_size}", *checks[1:]]))
+            add_metadata(path, {"quantization_check": json.dumps(price.as_dict() | {"questions": len(encoded)})})
         golden = folder / f"{args.output.stem}.golden.jsonl"
         kept = golden_questions(encoded, loaded.tokenizer, prompt)
         known = compute_logprobs(onnx_scorer(path), kept, "golden questions")
         write_golden(golden, kept, known, sha256_of_file(path))
-        publish(path, golden, tokenizer_file, args.output)
+        card = folder / f"{args.output.stem}.md"
+        write_card(card, described, size(path), checks)
+        publish(path, [golden, card, tokenizer_file], args.output)
     print(f"written: {args.output}; score with ./cpp_scorer/score --model {args.output} --input questions.jsonl")
+
+
+def ask_scorer(tokenizer_file: Path) -> str:
+    """Whether the C++ scorer takes the tokenizer, by its own rules, in words: the graph runs in Python either way."""
+    if not SCORER.exists():
+        return "note: ./cpp_scorer/score is not built (`make scorer`), whether it takes the tokenizer is not known"
+    command = [SCORER, "--tokenize", "--tokenizer", tokenizer_file]
+    answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if answer.returncode == 0:
+        return "tokenizer: of a form that ./cpp_scorer/score takes"
+    reason = answer.stderr.strip().removeprefix("error: ").replace(f"{tokenizer_file}", TOKENIZER_FILE)
+    return f"note: ./cpp_scorer/score will not take this model ({reason}); score it with eval_mc.py"
+
+
+def by_score(
+    path: Path, logprobs: Logprobs, encoded: list[EncodedQuestion], loaded: LoadedModel, prompt: PromptConfig
+) -> dict[str, Logprobs]:
+    """What an exported graph chooses by: the log-probs, and the pmi."""
+    score = onnx_scorer(path)
+    neutral = neutral_logprobs(
+        encoded, loaded.tokenizer, prompt, lambda rows: compute_logprobs(score, rows, "neutral prompt")
+    )
+    return {"sum": logprobs, "pmi": pmi(logprobs, neutral)}
 
 
 def metadata(loaded: LoadedModel, prompt: PromptConfig, tokenizer_file: Path) -> dict[str, str]:

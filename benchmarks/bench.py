@@ -73,7 +73,7 @@ def prepare(args: argparse.Namespace) -> tuple[Path, Path, list[Path]]:
     onnx = [graphs / "model.onnx", graphs / "model.int8.onnx"]
     for path, quantize in zip(onnx, ("none", "int8"), strict=True):
         if not path.exists():
-            flags = ["--data", args.data, "--limit", 4, "--quantize", quantize, "--output", path]
+            flags = ["--data", args.data, "--limit", 4, "--quantize", quantize, "--max-flips", 1, "--output", path]
             script("export.py", "--model", run, *flags)
     if not SCORER.exists():
         subprocess.run([ROOT / "tools" / "build_scorer.sh"], check=True)

@@ -28,8 +28,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
-from lib.export.check import compare_quantized
 from lib.export.int8 import quantize, use_matmul
+from lib.export.quantization import compare_quantized
 from lib.export.session import onnx_scorer
 from lib.models.loading import load_model
 from lib.packed.pack import pack
@@ -74,14 +74,15 @@ def main(argv: list[str] | None = None) -> int:
         if args.reference:
             base, quantized_base, *_ = measure(make, args.reference, encoded, f"{name}, reference")
             exact, quantized = log_ratios(exact, base), log_ratios(quantized, quantized_base)
-        change = compare_quantized(exact, quantized, encoded)
+        change = compare_quantized({"sum": exact}, {"sum": quantized}, encoded)
+        choices = change.choices["sum"]
         ratio = statistics.median(mine / theirs for theirs, mine in seconds)
-        figures[name] = {"megabytes": megabytes, "times_fp32": ratio, **vars(change)}
-        flips = [f"{flipped} of {total}" for *_, flipped, total in change.flips]
+        figures[name] = {"megabytes": megabytes, "times_fp32": ratio, **change.as_dict()}
+        flips = [f"{flipped} of {total}" for *_, flipped, total in choices.flips]
         changes = [f"{value:.2g}" for value in (change.largest, change.mean, change.per_token)]
-        rows.append([name, f"{megabytes:,.0f}", f"{ratio:.2f}", *changes, f"{change.num_flips}", *flips])
+        rows.append([name, f"{megabytes:,.0f}", f"{ratio:.2f}", *changes, f"{choices.num_flips}", *flips])
     print(f"\n{len(encoded)} questions; {machine()}")
-    bins = [f"{low:g} to {high:g}" for low, high, *_ in change.flips]
+    bins = [f"{low:g} to {high:g}" for low, high, *_ in choices.flips]
     header = ["way", "MB", "time of fp32's", "largest change", "mean", "a token", "choices that flip", *bins]
     print_table(header, rows)
     write_json(args.json, {"questions": len(encoded), "ways": figures})

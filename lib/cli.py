@@ -51,6 +51,13 @@ def nonnegative_float(text: str) -> float:
     return value
 
 
+def zero_to_one(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
 def share(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:

@@ -199,7 +199,7 @@ class Reproduction:
             for source, model in (("tuned", ["--model", run]), ("base", untuned)):
                 paths[source] = folder / f"{source}.{form}.onnx"
                 if not paths[source].exists() and (source == "tuned" or score == "reward"):
-                    flags = ["--data", data, "--output", paths[source], "--quantize", form]
+                    flags = ["--data", data, "--output", paths[source], "--quantize", form, "--max-flips", 1]
                     self.script("export.py", *model, *flags)
             by = ["--reference", paths["base"]] if score == "reward" else ["--score", score]
             predictions = folder / f"cpp.{form}.jsonl"

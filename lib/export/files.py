@@ -80,6 +80,14 @@ def _inside(address: int | None, size: int, placed: list[tuple[int, int, int]]) 
     return None
 
 
+def add_metadata(path: Path, entries: dict[str, str]) -> None:
+    """Write further entries into an .onnx file that was found good; its weights stay where they are."""
+    model = onnx.load(path, load_external_data=False)
+    for name, value in entries.items():
+        model.metadata_props.add(key=name, value=value)
+    path.write_bytes(model.SerializeToString())
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of an .onnx file; raises InputError where it is none."""
     try:
@@ -135,12 +143,12 @@ def staging(output: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def publish(model: Path, golden: Path, tokenizer_file: Path, output: Path) -> None:
+def publish(model: Path, others: list[Path], output: Path) -> None:
     """Move a checked export to its place: the .onnx file last, since the scorer begins with it. The weights of an
     export that it replaces are removed."""
     folder = output.parent
     data = model.with_name(read_metadata(model)["data_file"])
-    for source in (data, tokenizer_file, golden, model):
+    for source in (data, *others, model):
         with source.open("rb") as file:
             os.fsync(file.fileno())
         source.replace(folder / source.name)

@@ -123,8 +123,8 @@ def prepared(tmp_path_factory, tokenizer):
     flags = ["--model", folder / "model", "--data", folder / "data", "--limit", 4, "--epochs", 1]
     run_python(ROOT / "train_sdpo.py", *flags, "--output", folder / "run", cwd=folder)
     for name, quantize in (("model", "none"), ("model.int8", "int8")):
-        flags = ["--model", folder / "run", "--quantize", quantize, "--output", folder / f"{name}.onnx"]
-        run_python(ROOT / "export.py", *flags, "--data", folder / "data", cwd=folder)
+        flags = ["--model", folder / "run", "--data", folder / "data", "--quantize", quantize, "--max-flips", 1]
+        run_python(ROOT / "export.py", *flags, "--output", folder / f"{name}.onnx", cwd=folder)
     return folder
 
 

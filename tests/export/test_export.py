@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -21,10 +22,11 @@ import eval_mc
 import export
 import train_sdpo
 from lib.errors import InputError
-from lib.export.check import Fidelity, largest_difference, quantization_report
+from lib.export.check import largest_difference
 from lib.export.files import read_metadata, write_model
 from lib.export.graph import export_graph
 from lib.export.int8 import quantize
+from lib.export.quantization import check_flips, compare_quantized, quantization_report
 from lib.export.session import onnx_scorer, open_export
 from lib.models.loading import load_model
 from lib.packed.pack import TENSORS, PackedBatch, pack
@@ -51,7 +53,8 @@ def run_folder(tmp_path_factory, model_folder, data_folder):
 def exports(tmp_path_factory, run_folder, data_folder) -> tuple[Path, str]:
     """The run in fp32 and int8 in one folder, its merged model, and what was printed of the int8 form."""
     folder = tmp_path_factory.mktemp("onnx")
-    common = ["--model", str(run_folder), "--data", str(data_folder)]
+    # The tiny model is not sure of much, so that int8 may turn any choice.
+    common = ["--model", str(run_folder), "--data", str(data_folder), "--max-flips", "1"]
     assert export.main([*common, "--output", str(folder / "model.onnx"), "--merged-dir", str(folder / "merged")]) == 0
     with contextlib.redirect_stdout(io.StringIO()) as printed, traced_before(folder / "model.onnx"):
         assert export.main([*common, "--output", str(folder / "model.int8.onnx"), "--quantize", "int8"]) == 0
@@ -156,7 +159,11 @@ def test_metadata_carry_all_that_the_scorer_needs(exported, run_folder, tokenize
     assert metadata["base_model"] == training["settings"]["model"]
     assert metadata["data_sha256"] == training["data_sha256"]["train"]
     assert metadata["quantization"] == "none"
-    assert read_metadata(exported / "model.int8.onnx")["quantization"] == "int8"
+    quantized = read_metadata(exported / "model.int8.onnx")
+    assert quantized["quantization"] == "int8"
+    price = json.loads(quantized["quantization_check"])
+    card = (exported / "model.int8.md").read_text(encoding="utf-8")
+    assert f"{price['per_token']:.2g} a token" in card and "| loss | sdpo |" in card
     assert (exported / metadata["data_file"]).name.startswith("model.") and len(metadata["weights_sha256"]) == 64
     assert metadata["data_file"].split(".")[1] == metadata["weights_sha256"][:16]
 
@@ -233,7 +240,7 @@ def flip_a_bit(path: Path, place: int = -1) -> None:
 def test_exports_of_one_tokenizer_share_a_folder_and_others_are_refused(exported, run_folder, data_folder, tmp_path):
     names = {path.name for path in exported.iterdir() if path.is_file()}
     assert {"model.onnx", "model.int8.onnx", "tokenizer.json", "model.golden.jsonl"} <= names
-    assert len(names) == 7  # and a data file each, and the other golden
+    assert len(names) == 9  # and a data file and a card each, and the other golden
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="not this model's tokenizer"):
         export.main(export_flags(run_folder, data_folder, tmp_path / "model.onnx"))
@@ -311,16 +318,22 @@ def test_a_second_pass_brings_the_answers_back(exported, tmp_path, encode):
 
 
 def test_a_form_that_flips_more_choices_than_allowed_is_refused():
-    fidelity = Fidelity(1.0, 0.5, 0.1, ((0.0, 0.5, 2, 10), (0.5, np.inf, 1, 20)))
-    assert "  choices that flip: 3 of 30, by their margin in fp32" in quantization_report(fidelity, 0.1)
-    with pytest.raises(InputError, match="3 of 30 choices are others .* more than --max-flips 0.09 allows; try --qua"):
-        quantization_report(fidelity, 0.09)
+    items = [SimpleNamespace(question=SimpleNamespace(label=label), ending_ids=[[1], [2]]) for label in (0, 1, 1)]
+    exact = {"sum": [[-1.0, -2.0], [-1.0, -1.4], [-1.0, -9.0]], "pmi": [[1.0, 0.0]] * 3}
+    quantized = {"sum": [[-1.0, -2.0], [-1.5, -1.4], [-1.0, -9.0]], "pmi": [[1.0, 0.5]] * 3}
+    fidelity = compare_quantized(exact, quantized, items)
+    assert fidelity.largest == 0.5 and fidelity.choices["pmi"].num_flips == 0
+    assert "choices by sum that flip: 1 of 3; right 2, in fp32 1 (0 lost, 1 won)" in quantization_report(fidelity)
+    check_flips(fidelity, 0.34)
+    with pytest.raises(InputError, match="1 of 3 choices by sum are others .* more than --max-flips 0.3 allows; try"):
+        check_flips(fidelity, 0.3)
     with pytest.raises(InputError, match="some log-probs are no numbers"):
-        quantization_report(replace(fidelity, largest=np.nan), 1.0)
+        check_flips(replace(fidelity, largest=np.nan), 1.0)
 
 
 def test_int8_reports_its_price(exports):
-    for part in (" MB instead of ", " at most, ", " on average, ", "choices that flip: ", "0 to 0.5 nats: "):
+    sums = ("choices by sum that flip: ", "choices by pmi that flip: ", "0 to 0.5 nats: ")
+    for part in (" MB instead of ", " at most, ", " on average, ", *sums):
         assert part in exports[1]
 
 
