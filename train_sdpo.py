@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from transformers import get_linear_schedule_with_warmup
 
@@ -39,12 +39,12 @@ from lib.models.checkpoint import Checkpoints
 from lib.models.claim import claim_run
 from lib.models.device import describe_device
 from lib.models.loading import pick_precision
-from lib.models.runs import finish_run, open_run, resumed_settings
-from lib.packed.inference import score_questions, start_accelerator
+from lib.models.runs import finish_run, open_run, read_metrics, resumed_settings
+from lib.packed.inference import Logprobs, score_questions, start_accelerator
+from lib.packed.neutral import neutral_logprobs
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_packed_pass
-from lib.questions.prompt import EncodedQuestion
 from lib.training.batches import GlobalBatch
 from lib.training.journal import Journal
 from lib.training.losses import LOSSES, LossOptions
@@ -202,6 +202,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         precision=precision,
     )
     questions = with_reference(questions, recipe, start.loaded.tokenizer, start.prompt, score)
+    validation_reference = score(validation) if validation and recipe.objective.reference else None
 
     if accelerator.process_index:  # dropout of its own; the first process keeps that of a run alone
         torch.manual_seed(settings.seed + accelerator.process_index)
@@ -228,8 +229,8 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         journal.step(step, epoch, means, grad_norm=totals["grad_norm"], learning_rate=learning_rate, **speed)
         end_of_epoch = position == steps_per_epoch - 1
         if end_of_epoch and validation:
-            accuracy = accuracy_of(plain_scorer, validation, accelerator)
-            journal.validation(step, epoch, accuracy, len(validation))
+            accuracies = accuracies_of(plain_scorer, start, validation_reference, accelerator)
+            journal.validation(step, epoch, accuracies, len(validation))
         stopped = totals["interrupted"] > 0  # a signal may reach some processes alone
         if end_of_epoch or stopped or (step + 1) % settings.save_every == 0:
             checkpoints.save(step + 1, metrics_bytes=journal.metrics_bytes)
@@ -249,10 +250,14 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     return 0
 
 
-def accuracy_of(scorer: PackedScorer, encoded: list[EncodedQuestion], accelerator: Accelerator) -> float:
-    """The share of questions whose candidate of highest log-prob is the right one."""
-    logprobs = score_questions(scorer, encoded, accelerator, description="validation")
-    return is_correct(Scored(encoded, logprobs).predictions("sum")).mean()
+def accuracies_of(scorer: PackedScorer, start: Start, reference: Logprobs | None, accelerator) -> dict[str, float]:
+    """The accuracy on validation by each score, the best one first: by log-prob alone one may see nothing learnt where
+    pmi sees much."""
+    score = partial(score_questions, scorer, accelerator=accelerator, description="validation")
+    neutral = neutral_logprobs(start.validation, start.loaded.tokenizer, start.prompt, score)
+    scored = Scored(start.validation, score(start.validation), neutral, reference)
+    accuracies = {name: float(is_correct(scored.predictions(name)).mean()) for name in scored.scores}
+    return dict(sorted(accuracies.items(), key=lambda entry: -entry[1]))
 
 
 def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Start) -> None:
@@ -261,6 +266,12 @@ def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Star
     data = "" if settings.data == "casehold" else f" --data {settings.data}"
     data += f" --candidates {settings.candidates}" if settings.candidates else ""
     print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
+    validations = [line for line in read_metrics(folder) if "validation_accuracy" in line]
+    if validations:
+        best, last = max(validations, key=lambda line: line["validation_accuracy"]), validations[-1]
+        if best["validation_accuracy"] > last["validation_accuracy"]:
+            print(f"note: validation was best after epoch {best['epoch'] + 1}; --epochs {best['epoch'] + 1} ends there")
+        data += f" --score {last['validation_score']}"
     print(f"next: python eval_mc.py --split test --model {folder}{data}")
 
 

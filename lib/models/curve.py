@@ -32,7 +32,7 @@ def plot_run(metrics: Sequence[dict], path: Path) -> None:
             [line["validation_accuracy"] for line in validation],
             "o-",
             color="C1",
-            label="validation accuracy",
+            label="validation accuracy, by its best score",
         )
     bottom.set_ylim(0, 1.02)
     bottom.set_xlabel("step")

@@ -34,10 +34,20 @@ class Journal:
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 
-    def validation(self, step: int, epoch: int, accuracy: float, num_questions: int) -> None:
+    def validation(self, step: int, epoch: int, accuracies: Mapping[str, float], num_questions: int) -> None:
+        """accuracies: by score, the best one first."""
         if self.is_main:
-            self.log.write(step=step, epoch=epoch, validation_accuracy=accuracy)
-            self.bar.write(f"epoch {epoch + 1}: validation accuracy {accuracy:.1%} of {num_questions}")
+            best, *others = accuracies
+            self.log.write(
+                step=step,
+                epoch=epoch,
+                validation_score=best,
+                validation_accuracy=accuracies[best],
+                **{f"validation_accuracy_{score}": value for score, value in accuracies.items()},
+            )
+            rest = ", ".join(f"{name} {accuracies[name]:.1%}" for name in others)
+            said = f"validation accuracy {accuracies[best]:.1%} by {best} ({rest}; {num_questions} questions)"
+            self.bar.write(f"epoch {epoch + 1}: {said}")
 
     @property
     def metrics_bytes(self) -> int:

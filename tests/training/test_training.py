@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.utils import load
@@ -17,11 +18,14 @@ from conftest import CASEHOLD, QWEN2_TOKENIZER, ROOT, needs_casehold, precision_
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+import eval_mc
 import train_sdpo
 from lib.errors import InputError
+from lib.evaluation.scores import SCORES
 from lib.models.loading import load_model, weights_sha256
 from lib.models.runs import read_metrics, read_run
 from lib.questions.data import load_split, load_train_and_validation
+from lib.questions.readers import read_rows
 from lib.training.losses import Objective
 from lib.training.negatives import epoch_order
 
@@ -61,6 +65,18 @@ def test_metrics_have_one_line_a_step_and_one_an_epoch(finished):
     validation = [line for line in read_metrics(finished) if "validation_accuracy" in line]
     assert [line["step"] for line in steps] == list(range(10)) and len(validation) == 2
     assert set(steps[0]) >= TIMINGS | {"grad_norm", "learning_rate", "margin", "reward_accuracy", "logprob_chosen"}
+
+
+def test_validation_is_what_evaluation_says_by_every_score(finished, data_folder, tmp_path):
+    last = [line for line in read_metrics(finished) if "validation_accuracy" in line][-1]
+    flags = ["--split", "validation", "--model", str(finished), "--data", str(data_folder), "--score", "all"]
+    assert eval_mc.main([*flags, "--output", str(tmp_path / "v.jsonl")]) == 0
+    evaluated = {}
+    for score in SCORES:
+        answers = [row for _, row in read_rows(tmp_path / f"v.{score}.jsonl")]
+        evaluated[score] = np.mean([row["prediction"] == row["label"] for row in answers])
+    assert evaluated == {score: last[f"validation_accuracy_{score}"] for score in SCORES}
+    assert last["validation_accuracy"] == max(evaluated.values()) == evaluated[last["validation_score"]]
 
 
 def test_the_run_folder_is_complete(finished):
