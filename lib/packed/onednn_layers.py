@@ -1,4 +1,5 @@
-"""Linear layers, LoRA layers and attention by oneDNN's products, in the place of PyTorch's and PEFT's on a CPU."""
+"""Linear layers, LoRA layers and attention by oneDNN's products, and a cheaper dropout, in the place of PyTorch's and
+PEFT's on a CPU."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,6 +12,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lib.packed.dropout import SixteenBitDropout
 from lib.packed.onednn import applies, linear, weight_gradient
 from lib.packed.pack import causal_bounds
 
@@ -20,15 +22,17 @@ FEWEST_BLOCKS, LONGEST_BLOCK = 3, 512
 
 
 def use_onednn(model: nn.Module) -> nn.Module:
-    """Make the layers of `model` (a Hugging Face model, PEFT's wrapper of one, or any module) take oneDNN's products on
-    a CPU, in place. Names, weights and gradients stay. An exporter knows nothing of these layers: it has to be given
-    the model as it was."""
+    """Make the layers of `model` (a Hugging Face model, PEFT's wrapper of one, or any module) take oneDNN's products
+    and the cheaper dropout on a CPU, in place. Names, weights and gradients stay. An exporter knows nothing of these
+    layers: it has to be given the model as it was."""
     for module in model.modules():
         if type(module) is lora.Linear and type(module.base_layer) is nn.Linear:
             module.__class__ = OneDnnLora
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = OneDnnLinear
+        elif type(module) is nn.Dropout:
+            module.__class__ = SixteenBitDropout
     causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
     if getattr(getattr(causal_lm, "config", None), "_attn_implementation", None) == "sdpa":
         causal_lm.set_attn_implementation(ATTENTION)

@@ -10,6 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import lib.packed.scoring
 from lib.models.loading import make_policy
+from lib.packed.dropout import SixteenBitDropout
 from lib.packed.onednn_layers import OneDnnLinear, OneDnnLora, onednn_attention, use_onednn
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer, project_logprobs
@@ -159,7 +160,14 @@ def test_text_is_generated_as_by_pytorch():
 def test_checkpointing_and_an_adapters_dropout_change_no_gradient(encode):
     """In training, with the last layer narrowed and every other computed anew."""
     batch, gradients = pack(encode(rows(2))), []
-    for prepare, checkpointing in ((use_onednn, True), (use_onednn, False), (lambda policy: policy, False)):
+
+    def the_same_draws_alone(policy):
+        for module in policy.modules():
+            if type(module) is nn.Dropout:
+                module.__class__ = SixteenBitDropout
+        return policy
+
+    for prepare, checkpointing in ((use_onednn, True), (use_onednn, False), (the_same_draws_alone, False)):
         torch.manual_seed(0)
         policy = prepare(make_policy(tiny_model(), 4, 8, 0.3, checkpointing=checkpointing)).train()
         for name, parameter in policy.named_parameters():
@@ -215,3 +223,30 @@ def test_a_sure_token_has_a_log_prob_of_almost_0_in_bf16():
     found = project_logprobs(states, targets, head).double()
     assert exact.max() > -1e-3 and (found <= 0).all()
     torch.testing.assert_close(found, exact, rtol=0.05, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
+    states, module = torch.ones(3, 1001, 333, dtype=dtype, requires_grad=True), SixteenBitDropout(rate)
+    out = module(states)
+    dropped = out == 0
+    assert dropped.float().mean().item() == pytest.approx(rate, abs=4e-3)
+    torch.testing.assert_close(out[~dropped].float().mean().item(), 1 / (1 - rate), rtol=5e-3, atol=0)
+    assert out.float().mean().item() == pytest.approx(1, rel=2e-2)
+    # Neighbours share a draw, and nothing else.
+    together = dropped.flatten().float()
+    assert torch.corrcoef(torch.stack([together[:-1], together[1:]]))[0, 1].abs() < 5e-3
+    out.sum().backward()
+    assert torch.equal(states.grad, out)
+    torch.manual_seed(1)
+    first = module(states)
+    torch.manual_seed(1)
+    assert torch.equal(first, module(states)) and not torch.equal(first, out)
+    assert torch.equal(module.eval()(states), states)
+
+
+def test_adapters_take_it():
+    policy = use_onednn(make_policy(tiny_model(), 4, 8, 0.1, checkpointing=False))
+    kinds = {type(module) for module in policy.modules() if isinstance(module, torch.nn.Dropout)}
+    assert kinds == {SixteenBitDropout}
