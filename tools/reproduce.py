@@ -212,6 +212,8 @@ class Reproduction:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.minutes:
+        # A shell has its background jobs ignore it, and the scripts would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         alarm = threading.Timer(args.minutes * 60, lambda: os.kill(os.getpid(), signal.SIGINT))
         alarm.daemon = True
         alarm.start()
