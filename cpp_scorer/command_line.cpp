@@ -26,8 +26,8 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --reference FILE      choose by the log-ratio to this model, the reward that preference training trains
   --device cpu|cuda     where to run (default cpu)
   --threads N           processor threads (default: the physical cores)
-  --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all
-                        of an int8 model (default 512)
+  --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all of an int8 model
+                        that was exported before 2026-11-24 (default 512)
   --max-row-tokens N    tokens of prompt and endings; a row of more becomes an error record, since memory grows by the
                         square of them (default 4096)
   --max-candidates N    endings of a row (default 1024)
