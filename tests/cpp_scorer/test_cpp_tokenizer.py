@@ -3,6 +3,7 @@
 import json
 import lzma
 import random
+import re
 import subprocess
 import sys
 import unicodedata
@@ -11,6 +12,9 @@ import pytest
 from conftest import CASEHOLD, ROOT, rows
 from tokenizer_forms import ADDED_TOKENS, FORMS, large_tokenizer, real_tokenizer, train
 from tokenizers import Tokenizer, normalizers
+
+import export
+from export import ask_scorer
 
 SHARED = ROOT.parent / "shared"
 SPECIAL = (*(token.content for token in ADDED_TOKENS), "<s>", "<bos>", "<|begin_of_text|>", "<unused1>", "<0x0A>")
@@ -148,7 +152,7 @@ def test_small_tokenizer_of_each_form(assert_same_ids, small_tokenizer, name):
     assert_same_ids(texts + generated_texts(1000, seed=2), small_tokenizer(name))
 
 
-def test_score_says_whether_it_reads_a_tokenizer(scorer, small_tokenizer, tmp_path):
+def test_score_says_whether_it_reads_a_tokenizer(scorer, small_tokenizer, tmp_path, monkeypatch):
     def score(file, *flags, text=""):
         return subprocess.run([scorer, *flags, "--tokenizer", file], input=text, capture_output=True, text=True)
 
@@ -164,6 +168,12 @@ def test_score_says_whether_it_reads_a_tokenizer(scorer, small_tokenizer, tmp_pa
     assert refused.stderr.startswith(f"error: {other}: field 'pre_tokenizer': ") and "Lowercase" in refused.stderr
     for flags in ([], ["--tokenize", "--model", "model.onnx"]):
         assert score(known, *flags).returncode == 2
+    # export.py asks the same, and goes on either way.
+    assert ask_scorer(known) == "tokenizer: of a form that ./cpp_scorer/score takes"
+    said = ask_scorer(other)
+    assert re.match(r"note: .*score will not take this model \(tokenizer.json: field 'pre_tok.*Lowercase", said)
+    monkeypatch.setattr(export, "SCORER", tmp_path / "score")
+    assert ask_scorer(known).startswith("note: ./cpp_scorer/score is not built (`make scorer`)")
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma3"])
