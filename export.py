@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -158,24 +159,26 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
         graph = export_graph(loaded.model)
         described = metadata(loaded, prompt, tokenizer_file) | {"quantization": args.quantize}
         path = write_model(graph, folder, args.output.stem, described)
-        logprobs = compute_logprobs(onnx_scorer(path), encoded, "onnxruntime")
+        score = onnx_scorer(path)
+        logprobs = compute_logprobs(score, encoded, "onnxruntime")
         difference = largest_difference("onnxruntime and PyTorch", logprobs, expected)
         checks = [f"equal to PyTorch to {difference:.1e} on {len(encoded)} questions"]
         print(f"graph: {checks[0]}, {size(path)}")
         if args.quantize in PASSES:
-            exact = by_score(path, logprobs, encoded, loaded, prompt)
+            exact = by_score(score, logprobs, encoded, loaded, prompt)
             exact_size, graph = size(path), quantize(path, args.quantize)
             (folder / args.quantize).mkdir()
             path = write_model(graph, folder / args.quantize, args.output.stem, described)
-            logprobs = compute_logprobs(onnx_scorer(path), encoded, args.quantize)
-            price = compare_quantized(exact, by_score(path, logprobs, encoded, loaded, prompt), encoded)
+            score = onnx_scorer(path)
+            logprobs = compute_logprobs(score, encoded, args.quantize)
+            price = compare_quantized(exact, by_score(score, logprobs, encoded, loaded, prompt), encoded)
             check_flips(price, args.max_flips)
             checks = [f"in fp32: {checks[0]}", *quantization_report(price)]
             print("\n  ".join([f"{args.quantize}: {size(path)} instead of {exact_size}", *checks[1:]]))
             add_metadata(path, {"quantization_check": json.dumps(price.as_dict() | {"questions": len(encoded)})})
         golden = folder / f"{args.output.stem}.golden.jsonl"
         kept = golden_questions(encoded, loaded.tokenizer, prompt)
-        known = compute_logprobs(onnx_scorer(path), kept, "golden questions")
+        known = compute_logprobs(score, kept, "golden questions")
         write_golden(golden, kept, known, sha256_of_file(path))
         card = folder / f"{args.output.stem}.md"
         write_card(card, described, size(path), checks)
@@ -185,10 +188,13 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
 
 def ask_scorer(tokenizer_file: Path) -> str:
     """Whether the C++ scorer takes the tokenizer, by its own rules, in words: the graph runs in Python either way."""
-    if not SCORER.exists():
-        return "note: ./cpp_scorer/score is not built (`make scorer`), whether it takes the tokenizer is not known"
     command = [SCORER, "--tokenize", "--tokenizer", tokenizer_file]
-    answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError:
+        answer = None
+    if answer is None or answer.returncode not in (0, 1):
+        return "note: ./cpp_scorer/score does not run (`make scorer`), whether it takes the tokenizer is not known"
     if answer.returncode == 0:
         return "tokenizer: of a form that ./cpp_scorer/score takes"
     reason = answer.stderr.strip().removeprefix("error: ").replace(f"{tokenizer_file}", TOKENIZER_FILE)
@@ -196,10 +202,9 @@ def ask_scorer(tokenizer_file: Path) -> str:
 
 
 def by_score(
-    path: Path, logprobs: Logprobs, encoded: list[EncodedQuestion], loaded: LoadedModel, prompt: PromptConfig
+    score: Callable, logprobs: Logprobs, encoded: list[EncodedQuestion], loaded: LoadedModel, prompt: PromptConfig
 ) -> dict[str, Logprobs]:
-    """What an exported graph chooses by: the log-probs, and the pmi."""
-    score = onnx_scorer(path)
+    """What an exported graph, run by `score`, chooses by: its log-probs, and the pmi."""
     neutral = neutral_logprobs(
         encoded, loaded.tokenizer, prompt, lambda rows: compute_logprobs(score, rows, "neutral prompt")
     )

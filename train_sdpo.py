@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from transformers import get_linear_schedule_with_warmup
 
@@ -250,7 +250,9 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     return 0
 
 
-def accuracies_of(scorer: PackedScorer, start: Start, reference: Logprobs | None, accelerator) -> dict[str, float]:
+def accuracies_of(
+    scorer: PackedScorer, start: Start, reference: Logprobs | None, accelerator: Accelerator
+) -> dict[str, float]:
     """The accuracy on validation by each score, the best one first: by log-prob alone one may see nothing learnt where
     pmi sees much."""
     score = partial(score_questions, scorer, accelerator=accelerator, description="validation")
@@ -271,7 +273,7 @@ def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Star
         best, last = max(validations, key=lambda line: line["validation_accuracy"]), validations[-1]
         if best["validation_accuracy"] > last["validation_accuracy"]:
             print(f"note: validation was best after epoch {best['epoch'] + 1}; --epochs {best['epoch'] + 1} ends there")
-        data += f" --score {last['validation_score']}"
+        data += f" --score {last.get('validation_score', 'sum')}"  # before there were others it was the sum
     print(f"next: python eval_mc.py --split test --model {folder}{data}")
 
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
 from lib.export.int8 import quantize, use_matmul
-from lib.export.quantization import compare_quantized
+from lib.export.quantization import compare_quantized, margins_between
 from lib.export.session import onnx_scorer
 from lib.models.loading import load_model
 from lib.packed.pack import pack
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         changes = [f"{value:.2g}" for value in (change.largest, change.mean, change.per_token)]
         rows.append([name, f"{megabytes:,.0f}", f"{ratio:.2f}", *changes, f"{choices.num_flips}", *flips])
     print(f"\n{len(encoded)} questions; {machine()}")
-    bins = [f"{low:g} to {high:g}" for low, high, *_ in choices.flips]
+    bins = [margins_between(low, high) for low, high, *_ in choices.flips]
     header = ["way", "MB", "time of fp32's", "largest change", "mean", "a token", "choices that flip", *bins]
     print_table(header, rows)
     write_json(args.json, {"questions": len(encoded), "ways": figures})

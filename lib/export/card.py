@@ -14,9 +14,9 @@ def write_card(path: Path, metadata: dict[str, str], size: str, checks: list[str
     path.write_text(
         f"""# {path.stem}
 
-{made}; weights: {metadata["quantization"].replace("none", "fp32")}, {size}. Score with
-`./cpp_scorer/score --model {path.stem}.onnx`. The prompt contract stands in the file's metadata (digest
-{metadata["contract"]}).
+{made}; weights: {metadata["quantization"].replace("none", "fp32")}, {size}. Prompt contract
+{metadata["contract"]}, whole in the metadata of {path.stem}.onnx. Score with
+`./cpp_scorer/score --model {path.stem}.onnx`.
 
 Measured when it was exported:
 

@@ -10,15 +10,16 @@ from lib.errors import InputError
 from lib.packed.inference import Logprobs, margin
 from lib.questions.prompt import EncodedQuestion
 
-MARGINS = (0.5, 2.0, 8.0)  # nats between the best candidate and the second best
+MARGINS = (0.5, 2.0, 8.0)  # between the best candidate and the second best, in what they are chosen by
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Choices by one score. flips: for margins from `low` to below `high` in fp32, how many of how many choices change.
+    """Choices by one score. flips: for margins from `low` to below `high` in fp32 (nats; None: whatever is above), how
+    many of how many choices change.
     right: answers that are right in fp32; of them `lost`, and `won` of the others, quantised."""
 
-    flips: tuple[tuple[float, float, int, int], ...]
+    flips: tuple[tuple[float, float | None, int, int], ...]
     right: int
     lost: int
     won: int
@@ -47,6 +48,7 @@ class Fidelity:
 
 
 def pmi(logprobs: Logprobs, neutral: Logprobs) -> Logprobs:
+    """The log-probs less those after the neutral prompt (Holtzman et al. 2021), in nats."""
     return [[value - other for value, other in zip(*pair, strict=True)] for pair in zip(logprobs, neutral, strict=True)]
 
 
@@ -66,10 +68,14 @@ def _compare_choices(exact: Logprobs, quantized: Logprobs, labels: np.ndarray) -
     margins, flips, bins = np.array([margin(values) for values in exact]), before != after, []
     for low, high in zip((0.0, *MARGINS), (*MARGINS, math.inf), strict=True):
         inside = (low <= margins) & (margins < high)
-        bins.append((low, high, int(flips[inside].sum()), int(inside.sum())))
+        bins.append((low, None if high == math.inf else high, int(flips[inside].sum()), int(inside.sum())))
     was_right, is_right = before == labels, after == labels
     lost, won = int((was_right & ~is_right).sum()), int((is_right & ~was_right).sum())
     return Choices(tuple(bins), int(was_right.sum()), lost, won)
+
+
+def margins_between(low: float, high: float | None) -> str:
+    return f"{low:g} nats and more" if high is None else f"{low:g} to {high:g} nats"
 
 
 def check_flips(fidelity: Fidelity, max_flips: float) -> None:
@@ -94,7 +100,7 @@ def quantization_report(fidelity: Fidelity) -> list[str]:
     ]
     for score, choices in fidelity.choices.items():
         right = choices.right - choices.lost + choices.won
-        bins = [f"{low:g} to {high:g} nats: {flipped} of {total}" for low, high, flipped, total in choices.flips]
+        bins = [f"{margins_between(low, high)}: {flipped} of {total}" for low, high, flipped, total in choices.flips]
         lines += [
             f"choices by {score} that flip: {choices.num_flips} of {choices.num_choices}; right {right}, in fp32 "
             f"{choices.right} ({choices.lost} lost, {choices.won} won)",

@@ -56,13 +56,15 @@ PRE_TOKENIZERS: dict[str, tuple[Callable[[], pre_tokenizers.PreTokenizer], bool]
 def gguf_folder(file: Path) -> Path:
     """A model folder (safetensors, configuration, tokenizer) of the GGUF `file`; made on first use, then kept.
 
-    Raises InputError where the file is broken, or its tokenizer is of an unknown form.
+    Raises InputError where the file is broken, its tokenizer of an unknown form, or that beside it another model's.
     """
-    own = [path for path in (file.with_name(TOKENIZER_FILE),) if path.is_file()]
-    key = source_sha256(__file__)[:8] + "".join(sha256_of_file(path)[:16] for path in (file, *own))
+    beside = file.with_name(TOKENIZER_FILE)
+    key = source_sha256(__file__)[:8] + sha256_of_file(file)[:16]
+    if beside.is_file():
+        key += sha256_of_file(beside)[:16]
     folder = CACHE_DIR / "gguf" / f"{file.stem}-{key}"
     if not folder.exists():
-        tokenizer = _own_tokenizer(file, *own) if own else read_tokenizer(file)
+        tokenizer = _own_tokenizer(file, beside) if beside.is_file() else read_tokenizer(file)
         print(f"{file.name}: converted into a model folder, once (half a minute for 135M weights)", flush=True)
         transformers_logging.disable_progress_bar()
         try:
@@ -127,6 +129,7 @@ def _own_tokenizer(file: Path, tokenizer_file: Path) -> PreTrainedTokenizerFast:
 
 
 def _special_tokens(metadata: dict, value: Callable) -> dict[str, str]:
+    """The end token and, where texts are to open with it, the start token, by transformers' names for them."""
     tokens = value("tokens")
     special = {"eos_token": tokens[value("eos_token_id")]}
     if metadata.get("tokenizer.ggml.add_bos_token"):

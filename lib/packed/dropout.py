@@ -1,5 +1,4 @@
-"""Dropout on a CPU. PyTorch's draws each element by itself, on one core: a fifth of a training step of 135 million
-weights with an adapter on every layer."""
+"""Dropout on a CPU. PyTorch's draws each element by itself, on one core however many there are."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,8 @@ STEPS = 2**BITS
 
 
 class SixteenBitDropout(nn.Dropout):
-    """`nn.Dropout` whose rate on a CPU is the nearest multiple of 2^-16; what is kept is scaled by that very rate."""
+    """`nn.Dropout` (Srivastava et al. 2014) of states of any shape, whose rate on a CPU is the nearest multiple of
+    2^-16; what is kept is scaled by that very rate."""
 
     def forward(self, states: Tensor) -> Tensor:
         dropped = round(self.p * STEPS)

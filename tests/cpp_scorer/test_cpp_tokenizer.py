@@ -173,7 +173,7 @@ def test_score_says_whether_it_reads_a_tokenizer(scorer, small_tokenizer, tmp_pa
     said = ask_scorer(other)
     assert re.match(r"note: .*score will not take this model \(tokenizer.json: field 'pre_tok.*Lowercase", said)
     monkeypatch.setattr(export, "SCORER", tmp_path / "score")
-    assert ask_scorer(known).startswith("note: ./cpp_scorer/score is not built (`make scorer`)")
+    assert ask_scorer(known).startswith("note: ./cpp_scorer/score does not run (`make scorer`)")
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma3"])

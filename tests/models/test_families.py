@@ -59,26 +59,14 @@ def test_a_family_goes_the_whole_way_or_is_refused(family, outcome, tokenizer, s
             torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained("base")
     tokenizer.save_pretrained("base")
-    flags = [
-        "--model",
-        "base",
-        "--data",
-        "data",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--learning-rate",
-        "1e-3",
-        "--output",
-        "run",
-    ]
+    flags = ["--num-neg", "4", "--epochs", "1", "--batch-size", "4", "--learning-rate", "1e-3"]
+    flags += ["--model", "base", "--data", "data", "--output", "run"]
     if outcome.startswith("refused: "):
         with pytest.raises(InputError) as refusal:
-            train_sdpo.main(["--num-neg", "4", *flags])
+            train_sdpo.main(flags)
         assert f"refused: {refusal.value}".startswith(outcome)
         return
-    assert train_sdpo.main(["--num-neg", "4", *flags]) == 0
+    assert train_sdpo.main(flags) == 0
     assert eval_mc.main(["--split", "test", "--model", "run", "--data", "data", "--output", "python.jsonl"]) == 0
     assert export.main(["--model", "run", "--data", "data", "--output", "model.onnx"]) == 0
     command = [ROOT / "cpp_scorer" / "score", "--model", "model.onnx", "--input", "data/test.jsonl"]
