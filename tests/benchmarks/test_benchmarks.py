@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AttentionInterface
 
 import lib.packed.scoring
 from lib.errors import InputError
-from lib.export.attention import ATTENTION, BLOCKS
-from lib.packed.pack import pack
+from lib.export.attention import BLOCKS
+from lib.packed.pack import causal_bounds, pack
 from lib.packed.scoring import PackedScorer
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -49,16 +51,24 @@ def test_a_forwards_operations_equal_torchs_count(model):
     assert flops.forward_gflop(model.config, 37, 37) == pytest.approx(measured - rotary_gflop(model.config, 37))
 
 
-def attention_as_products(query, key, value, attn_mask, scale, enable_gqa):
+def attention_in_blocks(module, query, key, value, attention_mask, scaling=None, is_causal=True, **_):
+    """The exported graph's attention as products: where causal, a block of queries by the keys up to its own end."""
     groups = query.shape[1] // key.shape[1]
     key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
-    return (query @ key.transpose(2, 3) * scale + attn_mask).softmax(-1) @ value
+    mixed = []
+    for begin, end in pairwise(causal_bounds(query.shape[2], BLOCKS if is_causal else 1)):
+        seen = end if is_causal else key.shape[2]
+        scores = query[:, :, begin:end] @ key[:, :, :seen].transpose(2, 3) * scaling
+        mixed.append((scores + attention_mask[:, :, begin:end, :seen]).softmax(-1) @ value[:, :, :seen])
+    return torch.cat(mixed, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register("blocks", attention_in_blocks)
 
 
 def test_the_packed_pass_and_its_backward_equal_torchs_count(model, encode, monkeypatch):
     monkeypatch.setattr(lib.packed.scoring, "linear", F.linear)  # the counter does not know oneDNN's product
-    monkeypatch.setattr(F, "scaled_dot_product_attention", attention_as_products)
-    model.set_attn_implementation(ATTENTION)
+    model.set_attn_implementation("blocks")
     [item] = encode(rows(1))
     scorer = PackedScorer(model)
     rotary = rotary_gflop(model.config, item.num_tokens)
