@@ -100,7 +100,7 @@ CommandLine parse_command_line(int argc, char** argv) {
                           {"help", no_argument, nullptr, kHelpFlag},
                           {nullptr, 0, nullptr, 0}};
   CommandLine line;
-  line.threads = usable_cores();
+  line.engine.threads = usable_cores();
   opterr = 0;
   // A "+" keeps the arguments in their order, so that the one read is known before.
   for (int flag, at = optind; (flag = getopt_long(argc, argv, "+:", flags, nullptr)) != -1; at = optind) {
@@ -111,17 +111,17 @@ CommandLine parse_command_line(int argc, char** argv) {
     if (flag == '?' || !whole) fail_unknown(given);
     if (flag == ':') throw BadFlag(name + " needs a value");
     switch (flag) {
-      case kModel: line.model = value; break;
+      case kModel: line.engine.model = value; break;
       case kInput: line.input = value; break;
       case kOutput: line.output = value; break;
-      case kScore: line.score = score_named(value); break;
-      case kReference: line.reference = value; break;
-      case kDevice: line.device = is_second(name, value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
-      case kThreads: line.threads = static_cast<int>(positive_number(name, value, 1024)); break;
-      case kBatchTokens: line.batch_tokens = positive_number(name, value, 1 << 20); break;
-      case kMaxRowTokens: line.limits.tokens = positive_number(name, value, 1 << 20); break;
-      case kMaxCandidates: line.limits.candidates = positive_number(name, value, 1 << 20); break;
-      case kMaxLineBytes: line.longest_line = positive_number(name, value, 1 << 30); break;
+      case kScore: line.engine.score = score_named(value); break;
+      case kReference: line.engine.reference = value; break;
+      case kDevice: line.engine.device = is_second(name, value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
+      case kThreads: line.engine.threads = static_cast<int>(positive_number(name, value, 1024)); break;
+      case kBatchTokens: line.engine.batch_tokens = positive_number(name, value, 1 << 20); break;
+      case kMaxRowTokens: line.engine.limits.tokens = positive_number(name, value, 1 << 20); break;
+      case kMaxCandidates: line.engine.limits.candidates = positive_number(name, value, 1 << 20); break;
+      case kMaxLineBytes: line.engine.longest_line = positive_number(name, value, 1 << 30); break;
       case kCheck: line.check = true; break;
       case kTokenize: line.tokenize = true; break;
       case kTokenizer: line.tokenizer = value; break;
@@ -131,16 +131,16 @@ CommandLine parse_command_line(int argc, char** argv) {
   }
   if (optind < argc) fail_unknown(argv[optind]);
   if (line.version || line.help) return line;
-  if (!line.tokenizer.empty() && (!line.tokenize || !line.model.empty())) {
+  if (!line.tokenizer.empty() && (!line.tokenize || !line.engine.model.empty())) {
     throw BadFlag("--tokenizer goes with --tokenize and without --model, which brings its own");
   }
-  if (line.model.empty() && line.tokenizer.empty()) throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
-  if (line.score == Score::kPmi && !line.reference.empty()) {
+  if (line.engine.model.empty() && line.tokenizer.empty()) throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
+  if (line.engine.score == Score::kPmi && !line.engine.reference.empty()) {
     throw BadFlag("--score pmi sets log-probs against those after a neutral prompt, so it takes no --reference");
   }
-  if (line.score == Score::kSum && !line.reference.empty()) line.score = Score::kReward;
+  if (line.engine.score == Score::kSum && !line.engine.reference.empty()) line.engine.score = Score::kReward;
   if (line.input == "-" && !line.check && isatty(STDIN_FILENO)) {
-    throw BadFlag("no questions: score --model " + line.model + " --input questions.jsonl (or pipe them in)");
+    throw BadFlag("no questions: score --model " + line.engine.model + " --input questions.jsonl (or pipe them in)");
   }
   return line;
 }
