@@ -6,10 +6,12 @@
 #include <string>
 
 #include "engine.h"
+#include "service.h"
 
 /// What a flag says. Only main.cpp includes this.
 struct CommandLine {
   EngineOptions engine;
+  ServiceOptions service;  // where it has an address, the program serves
   std::string tokenizer, input = "-", output = "-";
   bool check = false, tokenize = false, version = false, help = false;
 };

@@ -124,9 +124,9 @@ std::optional<Line> LineReader::next() {
   return line;
 }
 
-std::vector<Line> lines_of(std::string_view text, size_t longest_line) {
+std::vector<Line> lines_of(std::string_view text, size_t longest_line, size_t most_lines) {
   std::vector<Line> lines;
-  for (size_t number = 1; !text.empty(); ++number) {
+  for (size_t number = 1; !text.empty() && lines.size() < most_lines; ++number) {
     const std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(line.size() + 1, text.size()));
     lines.push_back(make_line(number, line, line.size() > longest_line, longest_line));

@@ -49,5 +49,5 @@ class LineReader {
   bool dropping_ = false;  // the current line is too long
 };
 
-/// The lines that a reader would give of a text that lies in memory.
-std::vector<Line> lines_of(std::string_view text, size_t longest_line);
+/// The lines that a reader would give of a text that lies in memory, the first `most_lines` of them.
+std::vector<Line> lines_of(std::string_view text, size_t longest_line, size_t most_lines);

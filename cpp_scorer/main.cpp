@@ -1,4 +1,4 @@
-// score: reads questions as JSON lines, writes predictions as JSON lines.
+// score: questions as JSON lines in, predictions as JSON lines out, in a stream or over HTTP.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -16,6 +16,7 @@
 #include "model_info.h"
 #include "output_file.h"
 #include "scorer.h"
+#include "service.h"
 #include "session.h"
 #include "signals.h"
 #include "tokenizer.h"
@@ -71,6 +72,10 @@ int run(const CommandLine& line) {
     return kSuccess;
   }
   if (line.check) return check(line.engine);
+  if (!line.service.address.empty()) {
+    Service(line.service, line.engine).run();
+    return kSuccess;
+  }
   LineReader input(line.input, line.engine.longest_line);
   OutputFile output(line.output);
   try {

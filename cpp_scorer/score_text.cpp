@@ -14,15 +14,14 @@ bool is_one_object(std::string_view text) {
 
 }  // namespace
 
-std::vector<PreparedQuestion> questions_of(const Engine& engine, std::string_view text) {
-  std::vector<Line> lines;
-  if (is_one_object(text)) {
-    lines.push_back({1, std::string(text), {}});
-  } else {
-    lines = lines_of(text, engine.options().longest_line);
-  }
+std::vector<Line> rows_of(std::string_view text, size_t longest_line, size_t most) {
+  if (is_one_object(text) && text.size() <= longest_line) return {{1, std::string(text), {}}};
+  return lines_of(text, longest_line, most);
+}
+
+std::vector<PreparedQuestion> prepare_all(const Engine& engine, const std::vector<Line>& rows) {
   std::vector<PreparedQuestion> questions;
-  for (size_t row = 0; row < lines.size(); ++row) questions.push_back(engine.prepare(lines[row], row));
+  for (size_t row = 0; row < rows.size(); ++row) questions.push_back(engine.prepare(rows[row], row));
   return questions;
 }
 

@@ -65,9 +65,10 @@ score_model* score_open(const char* model, const char* reference, const char* sc
 char* score_json(score_model* model, const char* questions, size_t size) {
   return guarded([&] {
     if (!model || !questions) throw FatalError("the model or the questions are missing");
-    const auto prepared = questions_of(model->engine, {questions, size});
-    if (prepared.empty()) throw FatalError("there are no questions in the text");
-    const std::string text = text_of(model->dispatcher.score(prepared).answers);
+    const size_t longest_line = model->engine.options().longest_line;
+    const auto rows = rows_of({questions, size}, longest_line, std::numeric_limits<size_t>::max());
+    if (rows.empty()) throw FatalError("there are no questions in the text");
+    const std::string text = text_of(model->dispatcher.score(prepare_all(model->engine, rows)).answers);
     auto* const copy = static_cast<char*>(std::malloc(text.size() + 1));
     if (!copy) throw std::bad_alloc();
     std::memcpy(copy, text.c_str(), text.size() + 1);

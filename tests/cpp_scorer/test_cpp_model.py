@@ -294,7 +294,8 @@ def test_what_is_installed_runs_after_it_was_moved(folder, tmp_path):
     prefix = tmp_path / "prefix"
     subprocess.run([CMAKE, "--install", CPP / "build", "--prefix", prefix], check=True, stdout=subprocess.DEVNULL)
     moved = prefix.rename(tmp_path / "moved")
-    assert not [path for path in moved.rglob("*") if path.is_symlink()]
+    links = [os.readlink(path) for path in moved.rglob("*") if path.is_symlink()]
+    assert links and not [link for link in links if "/" in link]  # libscore.so and its versions, side by side
     program = moved / "bin" / "score"
     for built in (program, SCORE):
         assert all(path.startswith("$ORIGIN") for path in run_paths(built)), built
