@@ -138,6 +138,7 @@ CommandLine parse_command_line(int argc, char** argv) {
                           {"help", no_argument, nullptr, kHelpFlag},
                           {nullptr, 0, nullptr, 0}};
   CommandLine line;
+  std::string of_service;  // a flag that means nothing without --serve
   line.engine.threads = usable_cores();
   opterr = 0;
   // A "+" keeps the arguments in their order, so that the one read is known before.
@@ -148,6 +149,7 @@ CommandLine parse_command_line(int argc, char** argv) {
                                    [&](const option& known) { return name == std::string("--") + known.name; });
     if (flag == '?' || !whole) fail_unknown(given);
     if (flag == ':') throw BadFlag(name + " needs a value");
+    if (flag >= kWorkers) of_service = name;
     switch (flag) {
       case kModel: line.engine.model = value; break;
       case kInput: line.input = value; break;
@@ -197,6 +199,7 @@ CommandLine parse_command_line(int argc, char** argv) {
     line.engine.threads = std::max(1, line.engine.threads - line.service.workers + 1);
     return line;
   }
+  if (!of_service.empty()) throw BadFlag(of_service + " goes with --serve");
   if (line.input == "-" && !line.check && isatty(STDIN_FILENO)) {
     throw BadFlag("no questions: score --model " + line.engine.model + " --input questions.jsonl (or pipe them in)");
   }
