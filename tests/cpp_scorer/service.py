@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -73,12 +74,14 @@ class Service:
 
 
 @contextmanager
-def serving(model: Path, folder: Path, *flags, ready: bool = True, **environment: str) -> Iterator[Service]:
-    """A service at a port of its own; it must end with 0 unless the test has ended it."""
+def serving(model: Path, folder: Path, *flags, ready=True, descriptors=None, **environment: str) -> Iterator[Service]:
+    """A service at a port of its own; it must end with 0 unless the test has ended it. descriptors: its limit of them."""
     log = folder / f"service{len(list(folder.glob('service*')))}.log"
     command = [SCORE, "--model", model, "--threads", "1", "--serve", "127.0.0.1:0", *map(str, flags)]
+    if descriptors:
+        command = ["prlimit", f"--nofile={descriptors}:{descriptors}", *command]
     with log.open("w") as file:
-        process = subprocess.Popen([*map(str, command)], stderr=file, stdin=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen([*map(str, command)], stderr=file, stdin=subprocess.DEVNULL, env=os.environ | environment)
     service = Service(process, log)
     try:
         service.port = int(service.wait_until("listening at ").rsplit(":", 1)[1])

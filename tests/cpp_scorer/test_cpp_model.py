@@ -281,7 +281,7 @@ def test_configuring_fetches_nothing_unasked(tmp_path):
     without_system = "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF"
     result = run("-S", tmp_path / "cpp_scorer", "-B", tmp_path / "build", without_system, program=CMAKE)
     assert result.returncode == 1
-    assert "Fetch them with tools/get_native_deps.sh onnxruntime json" in " ".join(result.stderr.split())
+    assert "Fetch them with tools/get_native_deps.sh onnxruntime json httplib" in " ".join(result.stderr.split())
 
 
 def run_paths(program: Path) -> list[str]:
