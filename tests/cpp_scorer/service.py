@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -66,7 +67,7 @@ class Service:
 
     def metric(self, name: str) -> float:
         lines = self.ask("GET", "/metrics")[1].splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+        return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -74,14 +75,16 @@ class Service:
 
 
 @contextmanager
-def serving(model: Path, folder: Path, *flags, ready=True, descriptors=None, **environment: str) -> Iterator[Service]:
-    """A service at a port of its own; it must end with 0 unless the test has ended it. descriptors: its limit of them."""
+def serving(model: Path, folder: Path, *flags, ready=True, descriptors=None, **environment) -> Iterator[Service]:
+    """A service at a port of its own, which must end with 0 unless the test has ended it. descriptors: its limit."""
     log = folder / f"service{len(list(folder.glob('service*')))}.log"
     command = [SCORE, "--model", model, "--threads", "1", "--serve", "127.0.0.1:0", *map(str, flags)]
     if descriptors:
         command = ["prlimit", f"--nofile={descriptors}:{descriptors}", *command]
     with log.open("w") as file:
-        process = subprocess.Popen([*map(str, command)], stderr=file, stdin=subprocess.DEVNULL, env=os.environ | environment)
+        process = subprocess.Popen(
+            [*map(str, command)], stderr=file, stdin=subprocess.DEVNULL, env=os.environ | environment
+        )
     service = Service(process, log)
     try:
         service.port = int(service.wait_until("listening at ").rsplit(":", 1)[1])

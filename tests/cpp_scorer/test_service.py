@@ -1,6 +1,7 @@
 """The scorer over HTTP: the digits of the stream, whoever asks together with whom, and a status for whatever else."""
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -198,7 +199,8 @@ def test_completions_add_up_to_the_scores(service, tokenizer, onnx_model):
     prompt = tokenizer.encode(row["context"])
     end = tokenizer.eos_token_id
     sequences = [prompt + tokenizer.encode(" " + ending) + [end] for ending in row["endings"]]
-    status, answer = service.post("/v1/completions", {"prompt": sequences, "echo": True, "logprobs": 1, "max_tokens": 0})
+    request = {"prompt": sequences, "echo": True, "logprobs": 1, "max_tokens": 0}
+    status, answer = service.post("/v1/completions", request)
     assert status == 200 and [choice["index"] for choice in answer["choices"]] == list(range(5))
     sums = [sum(values[len(prompt) :]) for values in logprobs(answer)]
     assert sums == pytest.approx(scored["logprobs"], abs=1e-3)
@@ -227,8 +229,9 @@ def test_max_tokens_1_adds_an_empty_token_and_alternatives_are_never_too_sure(se
     choice = service.post("/v1/completions", request)[1]["choices"][0]
     found = choice["logprobs"]
     assert choice["text"] == request["prompt"] and found["tokens"][-1] == "" and found["token_logprobs"][-1] is None
-    for token, value, top in list(zip(*(found[key] for key in ("tokens", "token_logprobs", "top_logprobs"))))[1:-1]:
-        assert top[token] == value and sum(map(pow, [2.718281828459045] * 2, top.values())) == pytest.approx(1)
+    found = [found[name][1:-1] for name in ("tokens", "token_logprobs", "top_logprobs")]
+    for token, value, top in zip(*found, strict=True):
+        assert top[token] == value and sum(map(math.exp, top.values())) == pytest.approx(1)
 
 
 # ---- who may ask, where, and the end ----
