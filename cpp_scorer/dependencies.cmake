@@ -1,5 +1,6 @@
 # onnxruntime, nlohmann/json and cpp-httplib, found in this order: -DONNXRUNTIME_ROOT, -DJSON_ROOT and -DHTTPLIB_ROOT,
-# the system, .deps/. What is missing there is fetched into .deps/ with -DFETCH_DEPENDENCIES=ON, as tools/build_scorer.sh asks, and named without.
+# the system, .deps/. What is missing there is fetched into .deps/ with -DFETCH_DEPENDENCIES=ON, as tools/build_scorer.sh
+# asks, and named without.
 # An onnxruntime too old to run the graph is passed over. Targets: onnxruntime, json,
 # httplib.
 
@@ -44,8 +45,8 @@ function(find_json root)
   find_path(JSON_INCLUDE nlohmann/json.hpp ${where} PATH_SUFFIXES include)
 endfunction()
 
-# Only the whole header of version 0.18: what router.cpp overrides has another form in others, and Debian's package has cut
-# it into declarations and a library, which brings OpenSSL and brotli along.
+# Only the whole header of version 0.18: what router.cpp calls has another form in others, and Debian's package has cut it
+# into declarations and a library, which brings OpenSSL and brotli along.
 function(find_httplib root)
   unset(HTTPLIB_INCLUDE CACHE)
   if(root)

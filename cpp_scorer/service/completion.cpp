@@ -18,7 +18,7 @@ bool is_ids(const Json& value) { return value.is_array() && !value.empty() && va
 std::vector<int64_t> ids_of(const Json& list) {
   std::vector<int64_t> ids;
   for (const Json& id : list) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX) fail("prompt", "a list of ids holds something else");
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX) fail("prompt", "a list holds more than ids");
     ids.push_back(id.get<int64_t>());
   }
   return ids;
@@ -75,7 +75,7 @@ Completion Completion::read(std::string_view json, const Encode& encode) {
   if (flag_of(request, "stream")) fail("stream", "must be false");
   if (number_of(request, "n", 1) != 1) fail("n", "must be 1");
   const int64_t more = number_of(request, "max_tokens", 0);
-  if (more != 0 && more != 1) fail("max_tokens", "must be 0, or 1, which adds an empty token: this service writes nothing");
+  if (more != 0 && more != 1) fail("max_tokens", "must be 0, or 1 for an empty token: this service writes nothing");
   Completion completion;
   completion.with_logprobs = number_of(request, "logprobs", -1) >= 0;
   completion.with_blank = more == 1;

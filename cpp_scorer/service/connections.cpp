@@ -147,8 +147,8 @@ void Connections::accept_all() {
   }
 }
 
-/// Closes the connection that has kept us waiting longest for its request, so that another can have its place. Who sends
-/// a request at once is never that one for long.
+/// Closes the connection that has kept us waiting longest for its request, so that another can have its place. Who
+/// sends a request at once is never that one for long.
 bool Connections::make_room(bool of_bytes) {
   Place oldest = connections_.end();
   for (Place place = connections_.begin(); place != connections_.end(); ++place) {

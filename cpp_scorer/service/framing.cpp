@@ -12,7 +12,8 @@ constexpr size_t kMostHeaders = 100;
 constexpr std::string_view kLineEnd = "\r\n";
 
 bool is_token_byte(char byte) {
-  return std::isalnum(static_cast<unsigned char>(byte)) || std::string_view("!#$%&'*+-.^_`|~").find(byte) != std::string_view::npos;
+  constexpr std::string_view marks = "!#$%&'*+-.^_`|~";
+  return std::isalnum(static_cast<unsigned char>(byte)) || marks.find(byte) != marks.npos;
 }
 
 bool is_visible(char byte) { return byte > 0x20 && byte < 0x7F; }

@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
-/// Finds the end of an HTTP/1 request in the bytes of a connection as they come, before anything else looks at them: what
-/// is not plainly a request, or larger than it may be, goes no further. Strict, since two readers that see two ends of
+/// Finds the end of an HTTP/1 request in the bytes of a connection as they come, before anything else looks at them:
+/// what is not plainly a request, or larger than it may be, goes no further. Strict, since two readers that see two ends of
 /// one request are an attack.
 class RequestFraming {
  public:

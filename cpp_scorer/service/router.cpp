@@ -68,8 +68,8 @@ class Router::Server : public httplib::Server {
       if (response.status == 404 && known) {
         put(error_of(405, request.path + " does not take " + request.method), response);
       } else {
-        put(error_of(response.status, response.status == 404 ? "there is nothing at this path" : "the request is broken"),
-            response);
+        const char* what = response.status == 404 ? "there is nothing at this path" : "the request is broken";
+        put(error_of(response.status, what), response);
       }
       return httplib::Server::HandlerResponse::Handled;
     });

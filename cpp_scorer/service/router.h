@@ -18,8 +18,8 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers{};
 };
 
-/// From a request's text to a response's: parses, finds the handler, writes. The only part that knows cpp-httplib, whose
-/// own sockets and threads are not used: there a connection holds a thread.
+/// From a request's text to a response's: parses, finds the handler, writes. The only part that knows cpp-httplib,
+/// whose own sockets and threads are not used: there a connection holds a thread.
 class Router {
  public:
   using Handler = std::function<HttpResponse(const HttpRequest&)>;

@@ -27,7 +27,8 @@ constexpr size_t kScoringThreads = 64, kMostScoring = 256, kOtherThreads = 2, kM
 Connections* to_drain = nullptr;  // by a signal
 
 const std::set<std::string> kOpenPaths{"/", "/healthz", "/readyz"};  // without a token
-const std::set<std::string> kPaths{"/", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/score", "/v1/completions"};
+const std::set<std::string> kPaths{"/",           "/healthz",  "/readyz",        "/metrics",
+                                   "/v1/models", "/v1/score", "/v1/completions"};
 
 HttpResponse text(int status, const char* type, std::string body) { return {status, type, std::move(body), {}}; }
 
@@ -168,7 +169,8 @@ HttpResponse Service::is_ready() const {
 HttpResponse Service::metrics() const {
   const Metrics::Now now{ready_ ? dispatcher_->waiting_rows() : 0, connections_->count(),
                          ready_ && !connections_->is_draining()};
-  const std::string labels = ready_ ? "sha256=\"" + model_sha256_ + "\",score=\"" + name_of(engine_options_.score) + "\"" : "";
+  const std::string score = name_of(engine_options_.score);
+  const std::string labels = ready_ ? "sha256=\"" + model_sha256_ + "\",score=\"" + score + "\"" : "";
   return text(200, "text/plain; version=0.0.4", metrics_.text(now, labels));
 }
 
@@ -176,8 +178,8 @@ HttpResponse Service::models() const {
   const auto& metadata = engine_->info().metadata;
   const auto quoted = [&](const char* key) { return json_quote(metadata.at(key)); };
   return text(200, "application/json",
-              "{\"object\": \"list\", \"data\": [{\"id\": \"" + model_sha256_ + "\", \"object\": \"model\", \"created\": 0, "
-              "\"owned_by\": " + quoted("base_model") + ", \"quantization\": " + quoted("quantization") +
+              "{\"object\": \"list\", \"data\": [{\"id\": \"" + model_sha256_ + "\", \"object\": \"model\", "
+              "\"created\": 0, \"owned_by\": " + quoted("base_model") + ", \"quantization\": " + quoted("quantization") +
               ", \"max_length\": " + std::to_string(engine_->info().prompt.max_length) + "}]}\n");
 }
 

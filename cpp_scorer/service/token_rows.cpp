@@ -6,8 +6,7 @@
 namespace {
 
 size_t common_prefix(const std::vector<int64_t>& left, const std::vector<int64_t>& right) {
-  const auto end = std::mismatch(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(std::min(left.size(), right.size())),
-                                 right.begin());
+  const auto end = std::mismatch(left.begin(), left.end(), right.begin(), right.end());
   return static_cast<size_t>(end.first - left.begin());
 }
 

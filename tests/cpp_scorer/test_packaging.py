@@ -1,5 +1,5 @@
 """The image and the unit, line by line: no container engine is at hand here, and so the image is never built. What
-their lines name is there, what they run is what the other tests run, and the image's health check is run as it stands."""
+their lines name is there, what they run is what other tests run, and the image's health check is run as it stands."""
 
 import configparser
 import json
