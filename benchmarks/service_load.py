@@ -5,7 +5,7 @@
 
 `load` drives it with wrk (apt-get install wrk). `soak` ends with 1 where an answer is not the pipe's, a bad request has
 another status than its own, or memory has moved by more than --drift in the second half. Flags behind `--` go to the
-service and, but for --workers, to the pipe.
+service, and to the pipe where it takes them too.
 """
 
 import argparse
@@ -53,6 +53,7 @@ HOSTILE = (
     (b"POST /v1/completions HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\n[]", False, 422),
     (b"POST /v1/score HTTP/1.1\r\n" + LENGTH + b"\r\n{", False, 408),  # the rest never comes
 )
+BOTH = {"--threads", "--score", "--reference", "--batch-tokens"}
 IDLE = 500  # connections that say nothing, or half a word
 
 
@@ -64,8 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=positive_float, default=20, help="of each row of the table, or of the soak")
     parser.add_argument("--connections", type=positive_int, nargs="+", default=[1, 8, 64], help="rows of the table")
     parser.add_argument("--drift", type=positive_float, default=0.02, help="of the memory in the soak's second half")
-    parser.add_argument("flags", nargs="*", help="of the program, behind --")
-    args = parser.parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    end = given.index("--") if "--" in given else len(given)
+    args = parser.parse_args(given[:end], argparse.Namespace(flags=given[end + 1 :]))
     with serving(args.model, args.flags) as (process, port):
         return load(args, process, port) if args.what == "load" else soak(args, process, port)
 
@@ -94,7 +96,7 @@ def serving(model: str, flags: list[str]) -> Iterator[tuple[subprocess.Popen, in
 
 def pipe(args, questions: Path) -> subprocess.CompletedProcess:
     pairs = zip(args.flags[::2], args.flags[1::2], strict=True)
-    flags = [word for pair in pairs if pair[0] != "--workers" for word in pair]
+    flags = [word for pair in pairs if pair[0] in BOTH for word in pair]
     command = [SCORE, "--model", args.model, "--input", questions, *flags]
     return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
 
