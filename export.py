@@ -34,8 +34,8 @@ from lib.export.files import (
     write_model,
 )
 from lib.export.graph import export_graph
-from lib.export.int8 import PASSES, quantize
-from lib.export.quantization import check_flips, compare_quantized, pmi, quantization_report
+from lib.export.int8 import FORMS, quantize
+from lib.export.quantization import check_flips, compare_quantized, quantization_report, relative_to
 from lib.export.session import onnx_scorer
 from lib.models.device import describe_device
 from lib.models.loading import LoadedModel, load_model
@@ -63,7 +63,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="NAME.onnx, or the folder of a causal-lm (default: model.onnx)")
     parser.add_argument("--format", choices=("scorer", "causal-lm"), default="scorer", help="which graph")
     forms = "8-bit weights and products; int8x2: finer activations, for the same answers in twice the time"
-    parser.add_argument("--quantize", choices=("none", *PASSES), default="none", help=forms)
+    parser.add_argument("--quantize", choices=("none", *FORMS), default="none", help=forms)
     flips = "refuse a quantised form that changes more than this share of the choices, by log-prob or by pmi"
     parser.add_argument("--max-flips", type=zero_to_one, default=0.1, metavar="SHARE", help=flips)
     parser.add_argument("--merged-dir", type=Path, help="also keep the merged Hugging Face model, in this new folder")
@@ -164,9 +164,9 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
         difference = largest_difference("onnxruntime and PyTorch", logprobs, expected)
         checks = [f"equal to PyTorch to {difference:.1e} on {len(encoded)} questions"]
         print(f"graph: {checks[0]}, {size(path)}")
-        if args.quantize in PASSES:
+        if args.quantize in FORMS:
             exact = by_score(score, logprobs, encoded, loaded, prompt)
-            exact_size, graph = size(path), quantize(path, args.quantize)
+            exact_size, graph = size(path), quantize(path, args.quantize, encoded)
             (folder / args.quantize).mkdir()
             path = write_model(graph, folder / args.quantize, args.output.stem, described)
             score = onnx_scorer(path)
@@ -208,7 +208,7 @@ def by_score(
     neutral = neutral_logprobs(
         encoded, loaded.tokenizer, prompt, lambda rows: compute_logprobs(score, rows, "neutral prompt")
     )
-    return {"sum": logprobs, "pmi": pmi(logprobs, neutral)}
+    return {"sum": logprobs, "pmi": relative_to(logprobs, neutral)}
 
 
 def metadata(loaded: LoadedModel, prompt: PromptConfig, tokenizer_file: Path) -> dict[str, str]:

@@ -3,28 +3,32 @@
 With one scale a tensor the largest token of a packed row sets everybody's, so that an answer depends on the other
 candidates, questions cannot share a run, and pretrained models, whose first token carries huge activations, lose most.
 With a scale of its own a row is independent of all others. It is symmetric, and multiplies the product's row, with
-which it commutes.
+which it commutes. `lib/export/calibration.py` finds what else the activations of a product need.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from lib.export.calibration import LEVELS, SMALLEST, channel_scales, observe, out_of_line, smoothing_factor
+from lib.questions.prompt import EncodedQuestion
+
 MICROSOFT = "com.microsoft"  # onnxruntime's own operators: the product that gives fp32 without int32 in between
-LEVELS = 127  # of a symmetric 8-bit number
 ZERO_POINT = np.uint8(128)  # activations are unsigned for the kernels' sake
 # What the first pass rounds away is at most half a level; the second one measures it in as many levels again.
 SECOND_STEP = np.float32(0.5 / LEVELS)
-SMALLEST = np.float32(1e-30)  # of a row's largest: a row of zeros stays zeros
-# Passes in which activations are read: one of 8 bits, or two that come to nearly 16. Weights have 8 bits in both.
-PASSES = {"int8": 1, "int8x2": 2}
+# Activations in 8 bits where that is enough, else in two passes that come to nearly 16; or in two everywhere. Weights
+# have 8 bits in both.
+FORMS = ("int8", "int8x2")
+NORMS = ("RMSNormalization", "LayerNormalization")
 
 
-def quantize(source: Path, form: str) -> ir.Model:
-    """The quantised form, a name in `PASSES`, of the fp32 scoring graph at `source`.
+def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.Model:
+    """The quantised form, a name in `FORMS`, of the fp32 scoring graph at `source`, calibrated on some of the
+    questions.
 
     All products by weights are quantised, the projection included. Attention's own products, of two activations, stay
     in fp32: a softmax in 8 bits drops every probability below 0.002.
@@ -32,6 +36,11 @@ def quantize(source: Path, form: str) -> ir.Model:
     model = ir.load(source)
     graph = model.graph
     use_matmul(graph)
+    products: dict[ir.Value, list[ir.Node]] = {}  # those of the same activations share their rows
+    for node in graph:
+        if node.op_type == "MatMul" and node.inputs[1].is_initializer():
+            products.setdefault(node.inputs[0], []).append(node)
+    observed = observe(source, [value.name for value in products], encoded)
     _quantize_tables(graph)
     model.opset_imports[MICROSOFT] = 1
     constants = {
@@ -44,36 +53,70 @@ def quantize(source: Path, form: str) -> ir.Model:
         "last_axis": np.array([-1]),
     }
     shared = {name: _initializer(graph, f"int8_{name}", np.asarray(value)) for name, value in constants.items()}
-    rows: dict[ir.Value, _Rows] = {}  # products of the same activations share their rows
-    for node in [node for node in graph if node.op_type == "MatMul" and node.inputs[1].is_initializer()]:
-        activations, weight = node.inputs
-        if activations not in rows:
-            rows[activations] = _quantize_rows(graph, node, activations, PASSES[form], shared)
-        product = _product(graph, node, rows[activations], weight, shared)
-        ir.convenience.replace_all_uses_with(node.outputs[0], product)
-        graph.remove(node, safe=True)
-        del graph.initializers[weight.name]
+    for activations, nodes in products.items():
+        seen, weights = observed[activations.name], [node.inputs[1].const_value.numpy() for node in nodes]
+        factor, passes = np.ones_like(seen.largest), 2
+        if form == "int8":  # a second pass needs no smoothing, whose price is coarser weights
+            smooth, too_coarse = smoothing_factor(seen, weights)
+            if not too_coarse:
+                factor, passes = smooth, 1
+        divided = _divide(graph, nodes, activations, factor)
+        kept = np.where(out_of_line(seen, weights), np.float32(0), np.float32(1))
+        rows = _quantize_rows(graph, nodes[0], divided, kept, passes, shared)
+        for node, weight in zip(nodes, weights, strict=True):
+            product = _product(graph, node, rows, weight * factor[:, None], shared)
+            ir.convenience.replace_all_uses_with(node.outputs[0], product)
+            del graph.initializers[node.inputs[1].name]
+            graph.remove(node, safe=True)
     return model
+
+
+def _divide(graph: ir.Graph, nodes: Sequence[ir.Node], activations: ir.Value, factor: np.ndarray) -> ir.Value:
+    """Activations [..., in] divided by factor [in] for the products `nodes`; where a norm makes them and nothing else
+    takes them, by its weights, at no cost."""
+    if (factor == 1).all():
+        return activations
+    norm, alone = activations.producer(), {node for node, _ in activations.uses()} == set(nodes)
+    if alone and norm.op_type in NORMS and all(value.is_initializer() for value in norm.inputs[1:]):
+        for place, value in enumerate(norm.inputs[1:], start=1):  # scale and, of a LayerNorm, bias
+            array = value.const_value.numpy() / factor
+            norm.replace_input_with(place, _initializer(graph, f"{activations.name}_norm_{place}", array))
+        return activations
+    inverse = _initializer(graph, f"{activations.name}_inverse", (1 / factor).astype(np.float32))
+    node = ir.node("Mul", [activations, inverse])
+    graph.insert_before(nodes[0], node)
+    return node.outputs[0]
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Activations in 8 bits, those of a second pass behind those of the first on axis 0, and the rows' scales
-    [..., 1]."""
+    """Activations in 8 bits, those of a second pass behind those of the first on axis 0, the rows' scales [..., 1],
+    and the channels `apart` in fp32 [..., len(apart)]."""
 
     eights: ir.Value
     scale: ir.Value
     num_passes: int
+    apart: np.ndarray
+    in_fp32: ir.Value | None
 
 
-def _quantize_rows(graph: ir.Graph, before: ir.Node, activations: ir.Value, num_passes: int, shared: dict) -> _Rows:
-    """scale = max |row| / 127; first pass: round(row / scale); second: what that leaves, in steps of 1/254."""
+def _quantize_rows(
+    graph: ir.Graph, before: ir.Node, activations: ir.Value, kept: np.ndarray, num_passes: int, shared: dict
+) -> _Rows:
+    """kept [in]: 0 for the channels that stay apart, else 1.
+
+    scale = max |row| / 127; first pass: round(row / scale); second: what that leaves, in steps of 1/254."""
     nodes, add = _nodes()
-    highest = add("ReduceMax", activations, shared["last_axis"], keepdims=1)
-    lowest = add("ReduceMin", activations, shared["last_axis"], keepdims=1)
+    rows, in_fp32 = activations, None
+    apart = np.flatnonzero(kept == 0)
+    if len(apart):
+        rows = add("Mul", activations, _initializer(graph, f"{activations.name}_kept", kept))
+        in_fp32 = add("Gather", activations, _initializer(graph, f"{activations.name}_apart", apart), axis=-1)
+    highest = add("ReduceMax", rows, shared["last_axis"], keepdims=1)
+    lowest = add("ReduceMin", rows, shared["last_axis"], keepdims=1)
     largest = add("Max", highest, add("Neg", lowest), shared["smallest"])
     scale = add("Mul", largest, shared["levels_inverse"])
-    scaled = add("Div", activations, scale)
+    scaled = add("Div", rows, scale)
     eights = add("QuantizeLinear", scaled, shared["one"], shared["zero_point"])
     if num_passes == 2:
         # Not DequantizeLinear, which onnxruntime would fuse with what stands before it.
@@ -82,16 +125,19 @@ def _quantize_rows(graph: ir.Graph, before: ir.Node, activations: ir.Value, num_
         second = add("QuantizeLinear", rest, shared["second_step"], shared["zero_point"])
         eights = add("Concat", eights, second, axis=0)
     graph.insert_before(before, nodes)
-    return _Rows(eights, scale, num_passes)
+    return _Rows(eights, scale, num_passes, apart, in_fp32)
 
 
-def _product(graph: ir.Graph, before: ir.Node, rows: _Rows, weight: ir.Value, shared: dict) -> ir.Value:
-    """The product in fp32: of each pass, added up, times the rows' scales. It is one product of both passes, since
-    onnxruntime without VNNI rewrites a weight, and cannot do that twice."""
-    array = weight.const_value.numpy()  # [in, out]
+def _product(graph: ir.Graph, before: ir.Node, rows: _Rows, weight: np.ndarray, shared: dict) -> ir.Value:
+    """The product with weight [in, out] in fp32: of each pass, added up, times the rows' scales, and of the channels
+    apart. It is one product of both passes, since onnxruntime without VNNI rewrites a weight, and cannot do that
+    twice."""
+    name = before.inputs[1].name
+    array = weight.copy()
+    array[rows.apart] = 0
     scales = channel_scales(array)
-    eights = _initializer(graph, f"{weight.name}_int8", np.rint(array / scales).astype(np.int8))
-    scale = _initializer(graph, f"{weight.name}_scale", scales)
+    eights = _initializer(graph, f"{name}_int8", np.rint(array / scales).astype(np.int8))
+    scale = _initializer(graph, f"{name}_scale", scales)
     nodes, add = _nodes()
     inputs = rows.eights, eights, shared["one"], scale, shared["zero_point"]
     total = add("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
@@ -101,6 +147,8 @@ def _product(graph: ir.Graph, before: ir.Node, rows: _Rows, weight: ir.Value, sh
         first, second = halves.outputs
         total = add("Add", first, add("Mul", second, shared["second_step"]))
     total = add("Mul", total, rows.scale)
+    if rows.in_fp32 is not None:
+        total = add("Add", total, add("MatMul", rows.in_fp32, _initializer(graph, f"{name}_apart", weight[rows.apart])))
     graph.insert_before(before, nodes)
     return total
 
@@ -114,13 +162,6 @@ def _nodes() -> tuple[list[ir.Node], Callable[..., ir.Value]]:
         return nodes[-1].outputs[0]
 
     return nodes, add
-
-
-def channel_scales(weight: np.ndarray) -> np.ndarray:
-    """Scales [out] in fp32 of a weight [in, out]: the largest of each output channel is 127 levels."""
-    scales = np.abs(weight).max(axis=0) / LEVELS
-    scales[scales == 0] = 1
-    return scales.astype(np.float32)
 
 
 def use_matmul(graph: ir.Graph) -> None:

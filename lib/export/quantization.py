@@ -47,9 +47,10 @@ class Fidelity:
         return asdict(self)
 
 
-def pmi(logprobs: Logprobs, neutral: Logprobs) -> Logprobs:
-    """The log-probs less those after the neutral prompt (Holtzman et al. 2021), in nats."""
-    return [[value - other for value, other in zip(*pair, strict=True)] for pair in zip(logprobs, neutral, strict=True)]
+def relative_to(logprobs: Logprobs, others: Logprobs) -> Logprobs:
+    """The log-probs less others of the same candidates, in nats: less those after the neutral prompt it is the pmi
+    (Holtzman et al. 2021), less the reference's the log-ratio."""
+    return [[value - other for value, other in zip(*pair, strict=True)] for pair in zip(logprobs, others, strict=True)]
 
 
 def compare_quantized(

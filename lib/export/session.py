@@ -18,17 +18,22 @@ from lib.packed.pack import PackedBatch
 from lib.questions.readers import read_rows
 
 
-def onnx_scorer(path: Path) -> Callable[[PackedBatch], np.ndarray]:
-    """The scoring graph at `path` in onnxruntime, on the CPU. Raises InputError where it cannot be loaded."""
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """The graph at `path` in onnxruntime, on the CPU. Raises InputError where it cannot be loaded."""
     options = onnxruntime.SessionOptions()
     options.enable_mem_pattern = False  # every question has its own shape
     options.log_severity_level = 3
     if _products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes have no common base
         raise InputError(f"{path.name}: onnxruntime cannot load it ({' '.join(str(error).split())[:300]})") from None
+
+
+def onnx_scorer(path: Path) -> Callable[[PackedBatch], np.ndarray]:
+    """The scoring graph at `path` in the place of PyTorch's packed pass: packed questions to log-probs [B, K]."""
+    session = open_session(path)
     return lambda batch: session.run([OUTPUT], {name: tensor.numpy() for name, tensor in batch.tensors().items()})[0]
 
 

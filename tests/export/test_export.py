@@ -22,10 +22,11 @@ import eval_mc
 import export
 import train_sdpo
 from lib.errors import InputError
+from lib.export.calibration import channel_scales
 from lib.export.check import largest_difference
 from lib.export.files import read_metadata, write_model
 from lib.export.graph import export_graph
-from lib.export.int8 import channel_scales, quantize, use_matmul
+from lib.export.int8 import quantize, use_matmul
 from lib.export.quantization import check_flips, compare_quantized, quantization_report
 from lib.export.session import onnx_scorer, open_export
 from lib.models.loading import load_model
@@ -296,7 +297,7 @@ def test_int8_covers_every_product_by_weights_the_projection_included(exported):
 def test_an_int8_log_prob_depends_on_nothing_else_in_the_run(exported, tmp_path, encode, form):
     """To the last digit: neither on other questions, nor on other candidates."""
     path = tmp_path / "model.onnx"
-    onnx_ir.save(quantize(exported / "model.onnx", form), path, external_data="model.data")
+    onnx_ir.save(quantize(exported / "model.onnx", form, encode(rows(6))), path, external_data="model.data")
     run = onnx_scorer(path)
     encoded = encode(rows(6, num_candidates=5))
     together = run(pack(encoded))
@@ -326,7 +327,7 @@ def test_a_second_pass_leaves_little_but_the_rounding_of_the_weights(exported, t
     batch = pack(encode(rows(6)))
     for form in ("int8", "int8x2"):
         path = tmp_path / f"{form}.onnx"
-        onnx_ir.save(quantize(exported / "model.onnx", form), path, external_data=f"{form}.data")
+        onnx_ir.save(quantize(exported / "model.onnx", form, encode(rows(6))), path, external_data=f"{form}.data")
         changes[form] = np.abs(onnx_scorer(path)(batch) - exact(batch)).mean()
     assert changes["int8x2"] < 0.05 * changes["int8"]
 

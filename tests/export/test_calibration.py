@@ -1,0 +1,108 @@
+"""What the 8-bit forms do for activations that 8 bits suit badly: each remedy on the case that it is there for."""
+
+import numpy as np
+import onnx_ir
+import pytest
+from conftest import rows
+
+from lib.export.calibration import Activations, observe, out_of_line, row_errors, smoothing_factor
+from lib.export.int8 import quantize
+from lib.export.session import onnx_scorer
+from lib.packed.pack import pack
+
+CHANNELS = 64
+
+
+def activations(**channels: np.ndarray | float) -> Activations:
+    """256 rows of normal numbers, channel NUMBER (`c5=`) times what is given."""
+    values = np.random.default_rng(0).standard_normal((256, CHANNELS)).astype(np.float32)
+    for name, times in channels.items():
+        values[:, int(name[1:])] *= times
+    return Activations(values, np.abs(values).max(axis=0))
+
+
+@pytest.fixture
+def weight() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((CHANNELS, 48)).astype(np.float32) / 8
+
+
+def test_a_channel_large_in_every_row_is_smoothed(weight):
+    large = activations(c5=40.0)
+    factor, too_coarse = smoothing_factor(large, [weight])
+    assert factor.argmax() == 5 and not too_coarse
+    plain, smooth = (np.median(row_errors(large.rows, weight, one)) for one in (np.ones_like(factor), factor))
+    assert smooth < 0.5 * plain
+    np.testing.assert_allclose((large.rows / factor) @ (weight * factor[:, None]), large.rows @ weight, rtol=2e-3)
+
+
+def test_even_activations_are_left_as_they_are(weight):
+    factor, too_coarse = smoothing_factor(activations(), [weight])
+    assert (factor == 1).all() and not too_coarse
+
+
+def test_rows_with_a_huge_value_each_in_another_channel_are_too_coarse(weight):
+    rows_of = activations().rows
+    rows_of[np.arange(256), np.arange(256) % CHANNELS] *= 60
+    assert smoothing_factor(Activations(rows_of, np.abs(rows_of).max(axis=0)), [weight])[1]
+
+
+def test_a_channel_huge_in_one_row_is_out_of_line_but_not_for_wide_products(weight):
+    once = np.ones(256, np.float32)
+    once[0] = 2000
+    seen = activations(c7=once)
+    assert np.flatnonzero(out_of_line(seen, [weight, weight])).tolist() == [7]
+    assert not out_of_line(seen, [weight] * 3).any()  # 144 outputs of 64 inputs
+
+
+def test_row_errors_are_those_of_a_product_in_whole_numbers(weight):
+    """By hand: every number of a row in steps of its largest / 127, and of a column likewise."""
+    seen = activations(c3=9.0)
+    row = seen.rows[11]
+    steps = np.abs(row).max() / 127, np.abs(weight).max(axis=0) / 127
+    product = np.rint(row / steps[0]) @ np.rint(weight / steps[1]) * steps[0] * steps[1]
+    expected = ((product - row @ weight) ** 2).sum() / ((row @ weight) ** 2).sum()
+    assert row_errors(seen.rows, weight, np.ones(CHANNELS, np.float32))[11] == pytest.approx(expected, rel=1e-3)
+
+
+def test_observed_activations_are_the_graphs(onnx_model, encode):
+    """A norm's output is normalised rows times its weights."""
+    source = onnx_model
+    graph = onnx_ir.load(source).graph
+    norm = next(node for node in graph if node.op_type == "RMSNormalization")
+    seen = observe(source, [norm.outputs[0].name], encode(rows(3)))[norm.outputs[0].name]
+    size = np.sqrt((seen.rows**2 / norm.inputs[1].const_value.numpy() ** 2).mean(axis=1))
+    np.testing.assert_allclose(size, 1, rtol=1e-3)
+    assert (np.abs(seen.rows) <= seen.largest).all()
+    assert not list(onnx_model.parent.glob("observed*"))
+
+
+@pytest.mark.parametrize("form", ["int8", "int8x2"])
+def test_a_channel_a_hundred_times_as_large_costs_next_to_nothing(onnx_model, tmp_path, encode, form):
+    """One channel of every norm larger and the weights behind it smaller: in fp32 it is the same model."""
+    source, batch = onnx_model, pack(encode(rows(6)))
+    exact, changes = onnx_scorer(source)(batch), {}
+    for name, times in (("even", 1), ("uneven", 100)):
+        model = onnx_ir.load(source)
+        for node in [node for node in model.graph if node.op_type == "RMSNormalization"]:
+            readers = [user for user, _ in node.outputs[0].uses()]
+            if all(user.op_type == "MatMul" for user in readers):
+                for reader, factor in ((node, times), *((user, 1 / times) for user in readers)):
+                    scale_channel(model.graph, reader, 3, factor)
+        path = tmp_path / name / "model.onnx"
+        path.parent.mkdir()
+        onnx_ir.save(model, path, external_data="model.data")
+        np.testing.assert_allclose(onnx_scorer(path)(batch), exact, rtol=1e-4)
+        quantized = tmp_path / name / "quantized.onnx"
+        onnx_ir.save(quantize(path, form, encode(rows(6))), quantized, external_data="quantized.data")
+        changes[name] = np.abs(onnx_scorer(quantized)(batch) - exact).mean()
+    assert changes["uneven"] < 5 * changes["even"]
+
+
+def scale_channel(graph: onnx_ir.Graph, node: onnx_ir.Node, channel: int, times: float) -> None:
+    """Of a copy of the node's weight, since norms of equal weights share them."""
+    array = node.inputs[1].const_value.numpy().copy()
+    array[channel] *= times
+    tensor = onnx_ir.Tensor(array, name=f"{node.outputs[0].name}_scaled")
+    value = onnx_ir.Value(name=tensor.name, shape=tensor.shape, const_value=tensor)
+    graph.register_initializer(value)
+    node.replace_input_with(1, value)
