@@ -41,11 +41,13 @@ def observe(source: Path, names: Sequence[str], encoded: Sequence[EncodedQuestio
     """What the values `names` [B, L, in] or [M, in] of the graph at `source` are on the first questions."""
     model = ir.load(source)
     values = {value.name: value for node in model.graph for value in node.outputs}
-    values |= {value.name: value for value in model.graph.inputs}
-    model.graph.outputs.extend(values[name] for name in names if values[name] not in model.graph.outputs)
+    model.graph.outputs.extend(values[name] for name in names)
     path = source.with_name("observed.onnx")  # beside the weights, which it shares
-    ir.save(model, path)
-    session = open_session(path)
+    try:
+        ir.save(model, path)
+        session = open_session(path)
+    finally:
+        path.unlink(missing_ok=True)
     samples: dict[str, list[np.ndarray]] = {name: [] for name in names}
     largest: dict[str, np.ndarray] = {}
     for item in encoded[:QUESTIONS]:
@@ -56,7 +58,6 @@ def observe(source: Path, names: Sequence[str], encoded: Sequence[EncodedQuestio
             largest[name] = np.maximum(largest.get(name, highest), highest)
             # The first row always: the first token's activations are like no other's.
             samples[name].append(rows[:: max(1, len(rows) * QUESTIONS // SAMPLE)].copy())
-    path.unlink()
     return {name: Activations(np.concatenate(samples[name]), largest[name]) for name in names}
 
 
