@@ -11,6 +11,7 @@
 #include "threads.h"
 
 const char* const kHelp = R"(usage: score --model MODEL.onnx [options] < questions.jsonl > predictions.jsonl
+       score --model MODEL.onnx --serve 127.0.0.1:8080 [options]
 
 Scores the candidate endings of every question and chooses one. Questions are JSON lines in any of these forms:
   {"context": "...", "endings": ["...", "..."], "label": 0}      label, answer, scores and id may be left out
@@ -32,6 +33,17 @@ Scores the candidate endings of every question and chooses one. Questions are JS
                         square of them (default 4096)
   --max-candidates N    endings of a row (default 1024)
   --max-line-bytes N    bytes of a line (default 4194304)
+  --serve HOST:PORT     answer over HTTP, not a stream, until SIGTERM: POST /v1/score and /v1/completions, GET /healthz,
+                        /readyz, /metrics, /v1/models, and a page at /. With it go
+  --workers N           runs at once, which share --threads (default 1)
+  --queue-rows N        rows that may wait; a request for more is refused with 429 (default 1024)
+  --max-rows N          rows of a request (default 512)
+  --max-body-bytes N    bytes of a request (default 4194304)
+  --deadline N          seconds until a request is given up with 504 (default 30)
+  --client-timeout N    seconds in which a request must come, and a response be taken (default 20)
+  --drain N             seconds after SIGTERM for what was asked before (default 30)
+  --token-file FILE     requests must bear the token on its first line (default: that in the environment's SCORE_TOKEN,
+                        if there is one)
   --check               check the bytes of the weights and the answers to the export's golden questions, score nothing;
                         exit code 0, or 1 where something differs
   --tokenize            read lines with "text", write lines with "ids", run nothing
@@ -71,6 +83,22 @@ Score score_named(const std::string& text) {
   throw BadFlag("--score takes sum, mean or pmi, not '" + text + "'");
 }
 
+std::chrono::seconds seconds(const std::string& flag, const std::string& text) {
+  return std::chrono::seconds(positive_number(flag, text, 86400));
+}
+
+/// HOST:PORT as it was given, once it is one.
+std::string address(const std::string& flag, const std::string& text) {
+  const size_t colon = text.rfind(':');
+  const std::string port = text.substr(colon == text.npos ? text.size() : colon + 1);
+  int number = -1;
+  const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
+  if (colon == 0 || error != std::errc() || end != port.data() + port.size() || number < 0 || number > 65535) {
+    throw BadFlag(flag + " takes HOST:PORT, say 127.0.0.1:8080, not '" + text + "'");
+  }
+  return text;
+}
+
 [[noreturn]] void fail_unknown(const std::string& given) {
   throw BadFlag("'" + given + "' is no flag of this program");
 }
@@ -80,7 +108,8 @@ Score score_named(const std::string& text) {
 CommandLine parse_command_line(int argc, char** argv) {
   enum {
     kModel = 1, kInput, kOutput, kScore, kReference, kDevice, kThreads, kBatchTokens, kMaxRowTokens, kMaxCandidates,
-    kMaxLineBytes, kCheck, kTokenize, kTokenizer, kVersion, kHelpFlag
+    kMaxLineBytes, kCheck, kTokenize, kTokenizer, kVersion, kHelpFlag,
+    kServe, kWorkers, kQueueRows, kMaxRows, kMaxBodyBytes, kDeadline, kClientTimeout, kDrain, kTokenFile
   };
   const option flags[] = {{"model", required_argument, nullptr, kModel},
                           {"input", required_argument, nullptr, kInput},
@@ -93,6 +122,15 @@ CommandLine parse_command_line(int argc, char** argv) {
                           {"max-row-tokens", required_argument, nullptr, kMaxRowTokens},
                           {"max-candidates", required_argument, nullptr, kMaxCandidates},
                           {"max-line-bytes", required_argument, nullptr, kMaxLineBytes},
+                          {"serve", required_argument, nullptr, kServe},
+                          {"workers", required_argument, nullptr, kWorkers},
+                          {"queue-rows", required_argument, nullptr, kQueueRows},
+                          {"max-rows", required_argument, nullptr, kMaxRows},
+                          {"max-body-bytes", required_argument, nullptr, kMaxBodyBytes},
+                          {"deadline", required_argument, nullptr, kDeadline},
+                          {"client-timeout", required_argument, nullptr, kClientTimeout},
+                          {"drain", required_argument, nullptr, kDrain},
+                          {"token-file", required_argument, nullptr, kTokenFile},
                           {"check", no_argument, nullptr, kCheck},
                           {"tokenize", no_argument, nullptr, kTokenize},
                           {"tokenizer", required_argument, nullptr, kTokenizer},
@@ -100,7 +138,8 @@ CommandLine parse_command_line(int argc, char** argv) {
                           {"help", no_argument, nullptr, kHelpFlag},
                           {nullptr, 0, nullptr, 0}};
   CommandLine line;
-  line.threads = usable_cores();
+  std::string of_service;  // a flag that means nothing without --serve
+  line.engine.threads = usable_cores();
   opterr = 0;
   // A "+" keeps the arguments in their order, so that the one read is known before.
   for (int flag, at = optind; (flag = getopt_long(argc, argv, "+:", flags, nullptr)) != -1; at = optind) {
@@ -110,18 +149,28 @@ CommandLine parse_command_line(int argc, char** argv) {
                                    [&](const option& known) { return name == std::string("--") + known.name; });
     if (flag == '?' || !whole) fail_unknown(given);
     if (flag == ':') throw BadFlag(name + " needs a value");
+    if (flag >= kWorkers) of_service = name;
     switch (flag) {
-      case kModel: line.model = value; break;
+      case kModel: line.engine.model = value; break;
       case kInput: line.input = value; break;
       case kOutput: line.output = value; break;
-      case kScore: line.score = score_named(value); break;
-      case kReference: line.reference = value; break;
-      case kDevice: line.device = is_second(name, value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
-      case kThreads: line.threads = static_cast<int>(positive_number(name, value, 1024)); break;
-      case kBatchTokens: line.batch_tokens = positive_number(name, value, 1 << 20); break;
-      case kMaxRowTokens: line.limits.tokens = positive_number(name, value, 1 << 20); break;
-      case kMaxCandidates: line.limits.candidates = positive_number(name, value, 1 << 20); break;
-      case kMaxLineBytes: line.longest_line = positive_number(name, value, 1 << 30); break;
+      case kScore: line.engine.score = score_named(value); break;
+      case kReference: line.engine.reference = value; break;
+      case kDevice: line.engine.device = is_second(name, value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
+      case kThreads: line.engine.threads = static_cast<int>(positive_number(name, value, 1024)); break;
+      case kBatchTokens: line.engine.batch_tokens = positive_number(name, value, 1 << 20); break;
+      case kMaxRowTokens: line.engine.limits.tokens = positive_number(name, value, 1 << 20); break;
+      case kMaxCandidates: line.engine.limits.candidates = positive_number(name, value, 1 << 20); break;
+      case kMaxLineBytes: line.engine.longest_line = positive_number(name, value, 1 << 30); break;
+      case kServe: line.service.address = address(name, value); break;
+      case kWorkers: line.service.workers = static_cast<int>(positive_number(name, value, 256)); break;
+      case kQueueRows: line.service.queue_rows = positive_number(name, value, 1 << 20); break;
+      case kMaxRows: line.service.most_rows = positive_number(name, value, 1 << 20); break;
+      case kMaxBodyBytes: line.service.most_body = positive_number(name, value, 1 << 30); break;
+      case kDeadline: line.service.deadline = seconds(name, value); break;
+      case kClientTimeout: line.service.client_timeout = seconds(name, value); break;
+      case kDrain: line.service.drain_time = seconds(name, value); break;
+      case kTokenFile: line.service.token_file = value; break;
       case kCheck: line.check = true; break;
       case kTokenize: line.tokenize = true; break;
       case kTokenizer: line.tokenizer = value; break;
@@ -131,16 +180,28 @@ CommandLine parse_command_line(int argc, char** argv) {
   }
   if (optind < argc) fail_unknown(argv[optind]);
   if (line.version || line.help) return line;
-  if (!line.tokenizer.empty() && (!line.tokenize || !line.model.empty())) {
+  if (!line.tokenizer.empty() && (!line.tokenize || !line.engine.model.empty())) {
     throw BadFlag("--tokenizer goes with --tokenize and without --model, which brings its own");
   }
-  if (line.model.empty() && line.tokenizer.empty()) throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
-  if (line.score == Score::kPmi && !line.reference.empty()) {
+  if (line.engine.model.empty() && line.tokenizer.empty()) throw BadFlag("--model is missing: score --model model.onnx < questions.jsonl");
+  if (line.engine.score == Score::kPmi && !line.engine.reference.empty()) {
     throw BadFlag("--score pmi sets log-probs against those after a neutral prompt, so it takes no --reference");
   }
-  if (line.score == Score::kSum && !line.reference.empty()) line.score = Score::kReward;
+  if (line.engine.score == Score::kSum && !line.engine.reference.empty()) line.engine.score = Score::kReward;
+  if (!line.service.address.empty()) {
+    if (line.check || line.tokenize || line.input != "-" || line.output != "-") {
+      throw BadFlag("--serve goes with none of --input, --output, --check and --tokenize");
+    }
+    if (line.service.most_rows > line.service.queue_rows) {
+      throw BadFlag("--max-rows is more than --queue-rows, so that such a request would never be taken");
+    }
+    // The threads of one pool and the workers' own make --threads together.
+    line.engine.threads = std::max(1, line.engine.threads - line.service.workers + 1);
+    return line;
+  }
+  if (!of_service.empty()) throw BadFlag(of_service + " goes with --serve");
   if (line.input == "-" && !line.check && isatty(STDIN_FILENO)) {
-    throw BadFlag("no questions: score --model " + line.model + " --input questions.jsonl (or pipe them in)");
+    throw BadFlag("no questions: score --model " + line.engine.model + " --input questions.jsonl (or pipe them in)");
   }
   return line;
 }

@@ -5,19 +5,14 @@
 #include <stdexcept>
 #include <string>
 
-#include "prediction.h"
-#include "prefetcher.h"
-#include "session.h"
+#include "engine.h"
+#include "service.h"
 
 /// What a flag says. Only main.cpp includes this.
 struct CommandLine {
-  std::string model, tokenizer, reference, input = "-", output = "-";
-  Score score = Score::kSum;
-  Device device = Device::kCpu;
-  int threads = 0;
-  int64_t batch_tokens = 512;
-  RowLimits limits{4096, 1024};
-  size_t longest_line = 4 * 1024 * 1024;  // bytes
+  EngineOptions engine;
+  ServiceOptions service;  // where it has an address, the program serves
+  std::string tokenizer, input = "-", output = "-";
   bool check = false, tokenize = false, version = false, help = false;
 };
 

@@ -1,11 +1,14 @@
-# onnxruntime and nlohmann/json, found in this order: -DONNXRUNTIME_ROOT and -DJSON_ROOT, the system, .deps/. What is
-# missing there is fetched into .deps/ with -DFETCH_DEPENDENCIES=ON, as tools/build_scorer.sh asks, and named without.
-# An onnxruntime too old to run the graph is passed over. Targets: onnxruntime, json.
+# onnxruntime, nlohmann/json and cpp-httplib, found in this order: -DONNXRUNTIME_ROOT, -DJSON_ROOT and -DHTTPLIB_ROOT,
+# the system, .deps/. What is missing there is fetched into .deps/ with -DFETCH_DEPENDENCIES=ON, as tools/build_scorer.sh
+# asks, and named without.
+# An onnxruntime too old to run the graph is passed over. Targets: onnxruntime, json,
+# httplib.
 
 find_package(Threads REQUIRED)
 set(DEPS ${CMAKE_CURRENT_SOURCE_DIR}/../.deps)
 set(ONNXRUNTIME_ROOT "" CACHE PATH "Folder with onnxruntime's include and lib; overrides the system's")
 set(JSON_ROOT "" CACHE PATH "Folder with include/nlohmann/json.hpp; overrides the system's")
+set(HTTPLIB_ROOT "" CACHE PATH "Folder with include/httplib.h; overrides the system's")
 option(FETCH_DEPENDENCIES "Fetch what is missing, with tools/get_native_deps.sh" OFF)
 # 1.x: the first with kernels for the graph's operators (opset 23). session.cpp refuses older ones at start.
 set(OLDEST_ONNXRUNTIME 23)
@@ -42,14 +45,36 @@ function(find_json root)
   find_path(JSON_INCLUDE nlohmann/json.hpp ${where} PATH_SUFFIXES include)
 endfunction()
 
+# Only the whole header of version 0.18: what router.cpp calls has another form in others, and Debian's package has cut it
+# into declarations and a library, which brings OpenSSL and brotli along.
+function(find_httplib root)
+  unset(HTTPLIB_INCLUDE CACHE)
+  if(root)
+    set(where PATHS ${root} NO_DEFAULT_PATH)
+  endif()
+  find_path(HTTPLIB_INCLUDE httplib.h ${where} PATH_SUFFIXES include)
+  if(HTTPLIB_INCLUDE)
+    file(STRINGS ${HTTPLIB_INCLUDE}/httplib.h version REGEX "^#define CPPHTTPLIB_VERSION \"0[.]18[.]" LIMIT_COUNT 1)
+    file(STRINGS ${HTTPLIB_INCLUDE}/httplib.h whole REGEX "^inline bool Server::listen" LIMIT_COUNT 1)
+    if(NOT version OR NOT whole)
+      message(STATUS "${HTTPLIB_INCLUDE}/httplib.h is passed over: not the whole header of cpp-httplib 0.18")
+      unset(HTTPLIB_INCLUDE CACHE)
+    endif()
+  endif()
+endfunction()
+
 find_onnxruntime("${ONNXRUNTIME_ROOT}")
 find_json("${JSON_ROOT}")
+find_httplib("${HTTPLIB_ROOT}")
 if(ONNXRUNTIME_ROOT AND NOT (ORT_INCLUDE AND ORT_LIBRARY))
   message(FATAL_ERROR "ONNXRUNTIME_ROOT=${ONNXRUNTIME_ROOT} lacks onnxruntime_cxx_api.h or a libonnxruntime.so of \
 version 1.${OLDEST_ONNXRUNTIME} or newer")
 endif()
 if(JSON_ROOT AND NOT JSON_INCLUDE)
   message(FATAL_ERROR "JSON_ROOT=${JSON_ROOT} lacks include/nlohmann/json.hpp")
+endif()
+if(HTTPLIB_ROOT AND NOT HTTPLIB_INCLUDE)
+  message(FATAL_ERROR "HTTPLIB_ROOT=${HTTPLIB_ROOT} lacks include/httplib.h, the whole header of version 0.18")
 endif()
 
 set(missing "")
@@ -66,11 +91,17 @@ if(NOT JSON_INCLUDE)
     list(APPEND missing json)
   endif()
 endif()
+if(NOT HTTPLIB_INCLUDE)
+  find_httplib(${DEPS}/httplib)
+  if(NOT HTTPLIB_INCLUDE)
+    list(APPEND missing httplib)
+  endif()
+endif()
 if(missing)
   string(REPLACE ";" " " names "${missing}")
   if(NOT FETCH_DEPENDENCIES)
     message(FATAL_ERROR "missing: ${names}. Fetch them with tools/get_native_deps.sh ${names}, or say where they are \
-with -DONNXRUNTIME_ROOT=DIR and -DJSON_ROOT=DIR")
+with -DONNXRUNTIME_ROOT=DIR, -DJSON_ROOT=DIR and -DHTTPLIB_ROOT=DIR")
   endif()
   execute_process(RESULT_VARIABLE failed COMMAND ${CMAKE_COMMAND} -E env CMAKE=${CMAKE_COMMAND}
     sh ${CMAKE_CURRENT_SOURCE_DIR}/../tools/get_native_deps.sh ${missing})
@@ -83,12 +114,18 @@ with -DONNXRUNTIME_ROOT=DIR and -DJSON_ROOT=DIR")
   if("json" IN_LIST missing)
     find_json(${DEPS}/json)
   endif()
+  if("httplib" IN_LIST missing)
+    find_httplib(${DEPS}/httplib)
+  endif()
 endif()
 message(STATUS "onnxruntime: ${ORT_INCLUDE}, ${ORT_LIBRARY}")
 message(STATUS "nlohmann/json: ${JSON_INCLUDE}")
+message(STATUS "cpp-httplib: ${HTTPLIB_INCLUDE}")
 
 add_library(onnxruntime INTERFACE IMPORTED)
 set_target_properties(onnxruntime PROPERTIES INTERFACE_INCLUDE_DIRECTORIES ${ORT_INCLUDE}
   INTERFACE_LINK_LIBRARIES "-Wl,${ORT_LIBRARY}")  # as a flag: CMake would add the folder's absolute path to the program
 add_library(json INTERFACE IMPORTED)
 set_target_properties(json PROPERTIES INTERFACE_INCLUDE_DIRECTORIES ${JSON_INCLUDE})
+add_library(httplib INTERFACE IMPORTED)
+set_target_properties(httplib PROPERTIES INTERFACE_INCLUDE_DIRECTORIES ${HTTPLIB_INCLUDE})

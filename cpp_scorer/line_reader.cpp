@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -35,6 +36,14 @@ int open_event() {
 
 bool is_blank(const Line& line) {
   return line.error.empty() && line.text.find_first_not_of(" \t\r") == line.text.npos;
+}
+
+Line make_line(size_t number, std::string_view text, bool too_long, size_t longest_line) {
+  if (too_long) {
+    return {number, {}, "the line is longer than " + std::to_string(longest_line) + " bytes (--max-line-bytes)"};
+  }
+  if (number == 1 && text.substr(0, kByteOrderMark.size()) == kByteOrderMark) text.remove_prefix(kByteOrderMark.size());
+  return {number, std::string(text), {}};
 }
 
 }  // namespace
@@ -84,13 +93,8 @@ LineReader::Fill LineReader::fill() {
 }
 
 Line LineReader::take(size_t end) {
-  Line line{++line_number_, {}, {}};
-  if (dropping_ || end - begin_ > longest_line_) {
-    line.error = "the line is longer than " + std::to_string(longest_line_) + " bytes (--max-line-bytes)";
-  } else {
-    line.text = buffer_.substr(begin_, end - begin_);
-  }
-  if (line.number == 1 && line.text.rfind(kByteOrderMark, 0) == 0) line.text.erase(0, kByteOrderMark.size());
+  const bool too_long = dropping_ || end - begin_ > longest_line_;
+  Line line = make_line(++line_number_, std::string_view(buffer_).substr(begin_, end - begin_), too_long, longest_line_);
   begin_ = searched_ = end < buffer_.size() ? end + 1 : end;
   dropping_ = false;
   return line;
@@ -118,4 +122,15 @@ std::optional<Line> LineReader::next() {
   Line line = take(buffer_.size());
   if (is_blank(line)) return std::nullopt;
   return line;
+}
+
+std::vector<Line> lines_of(std::string_view text, size_t longest_line, size_t most_lines) {
+  std::vector<Line> lines;
+  for (size_t number = 1; !text.empty() && lines.size() < most_lines; ++number) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+    lines.push_back(make_line(number, line, line.size() > longest_line, longest_line));
+    if (is_blank(lines.back())) lines.pop_back();
+  }
+  return lines;
 }

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "file_descriptor.h"
 
@@ -46,3 +48,6 @@ class LineReader {
   size_t line_number_ = 0;
   bool dropping_ = false;  // the current line is too long
 };
+
+/// The lines that a reader would give of a text that lies in memory, the first `most_lines` of them.
+std::vector<Line> lines_of(std::string_view text, size_t longest_line, size_t most_lines);

@@ -1,4 +1,4 @@
-// score: reads questions as JSON lines, writes predictions as JSON lines.
+// score: questions as JSON lines in, predictions as JSON lines out, in a stream or over HTTP.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -6,18 +6,17 @@
 #include <exception>
 #include <iostream>
 #include <new>
-#include <optional>
 #include <string>
 
 #include "command_line.h"
+#include "engine.h"
 #include "errors.h"
-#include "export_check.h"
 #include "json.h"
 #include "line_reader.h"
 #include "model_info.h"
 #include "output_file.h"
-#include "prompt.h"
 #include "scorer.h"
+#include "service.h"
 #include "session.h"
 #include "signals.h"
 #include "tokenizer.h"
@@ -34,53 +33,36 @@ void fill_standard_descriptors() {
   }
 }
 
-Totals tokenize(LineReader& input, OutputFile& output, const Tokenizer& tokenizer) {
+Totals tokenize(LineReader& input, OutputFile& output, const CommandLine& line) {
+  const Tokenizer tokenizer = Tokenizer::load(
+      line.engine.model.empty() ? line.tokenizer : load_model_info(line.engine.model).tokenizer_path);
   Totals totals;
-  for (; const auto line = input.next(); ++totals.questions) {
+  for (; const auto text = input.next(); ++totals.questions) {
     try {
-      if (!line->error.empty()) throw RowError(line->error);
+      if (!text->error.empty()) throw RowError(text->error);
       std::string ids;
-      for (const int64_t id : tokenizer.encode(JsonRow(line->text).text("text"))) {
+      for (const int64_t id : tokenizer.encode(JsonRow(text->text).text("text"))) {
         ids += (ids.empty() ? "" : ", ") + std::to_string(id);
       }
       output.write("{\"ids\": [" + ids + "]}\n");
     } catch (const RowError& error) {
       ++totals.errors;
-      std::cerr << "error: " << input.name() << ":" << line->number << ": " << error.what() << std::endl;
+      std::cerr << "error: " << input.name() << ":" << text->number << ": " << error.what() << std::endl;
       output.write(error_to_json(std::to_string(totals.questions), error.what()));
     }
   }
   return totals;
 }
 
-int check(const CommandLine& line) {
-  OutputFile output("-");
-  for (const std::string& path : {line.model, line.reference}) {
-    if (path.empty()) continue;
-    const ModelInfo info = load_model_info(path);
-    const Tokenizer tokenizer = Tokenizer::load(info.tokenizer_path);
-    const PromptEncoder encoder(info.prompt, [&](std::string_view text) { return tokenizer.encode(text); });
-    Session session(info, line.threads, line.device);
-    output.write(check_export(info, encoder, session) + "\n");
-  }
-  return kSuccess;
+Totals score(LineReader& input, OutputFile& output, const CommandLine& line) {
+  Engine engine(line.engine);
+  return score_stream(input, output, std::cerr, engine);
 }
 
-Totals score(const CommandLine& line, LineReader& input, OutputFile& output, const ModelInfo& info,
-             const Tokenizer& tokenizer) {
-  bool one_at_a_time = info.one_at_a_time;
-  std::optional<ModelInfo> reference_info;
-  if (!line.reference.empty()) {
-    reference_info = load_model_info(line.reference);
-    check_same_contract(info, *reference_info);
-    one_at_a_time |= reference_info->one_at_a_time;
-  }
-  const PromptEncoder encoder(info.prompt, [&](std::string_view text) { return tokenizer.encode(text); });
-  Session model(info, line.threads, line.device);
-  std::optional<Session> reference;
-  if (reference_info) reference.emplace(*reference_info, line.threads, line.device);
-  return score_stream(input, output, std::cerr, encoder, model, reference ? &*reference : nullptr,
-                      {line.score, one_at_a_time ? 1 : line.batch_tokens, line.limits});
+int check(const EngineOptions& options) {
+  OutputFile output("-");
+  output.write(Engine(options).check());
+  return kSuccess;
 }
 
 int run(const CommandLine& line) {
@@ -89,18 +71,18 @@ int run(const CommandLine& line) {
     OutputFile("-").write(line.help ? kHelp : version);
     return kSuccess;
   }
-  if (line.check) return check(line);
-  std::optional<ModelInfo> info;
-  if (!line.model.empty()) info = load_model_info(line.model);
-  const Tokenizer tokenizer = Tokenizer::load(info ? info->tokenizer_path : line.tokenizer);
-  LineReader input(line.input, line.longest_line);
+  if (line.check) return check(line.engine);
+  if (!line.service.address.empty()) {
+    Service(line.service, line.engine).run();
+    return kSuccess;
+  }
+  LineReader input(line.input, line.engine.longest_line);
   OutputFile output(line.output);
   try {
-    const Totals totals =
-        line.tokenize ? tokenize(input, output, tokenizer) : score(line, input, output, *info, tokenizer);
+    const Totals totals = line.tokenize ? tokenize(input, output, line) : score(input, output, line);
     if (totals.questions == 0 && !line.tokenize) throw FatalError(input.name() + ": there are no questions in it");
     output.commit();
-    if (totals.labelled > 0) std::cerr << totals.summary(line.score) << std::endl;
+    if (totals.labelled > 0) std::cerr << totals.summary(line.engine.score) << std::endl;
     return totals.errors > 0 ? kSomeRowsFailed : kSuccess;
   } catch (const std::bad_alloc&) {
     throw FatalError(kOutOfMemory + output.kept());

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <mutex>
@@ -21,6 +22,7 @@ constexpr std::chrono::seconds kPatience{1};
 struct State {
   std::timed_mutex busy;
   std::string last_words;
+  std::atomic<void (*)()> at_first = nullptr;
 };
 
 /// Never destroyed: the thread that waits for signals outlives main().
@@ -57,9 +59,16 @@ void take_signals() {
   pthread_sigmask(SIG_BLOCK, &taken, nullptr);
   std::thread([taken] {
     int number = 0;
-    if (sigwait(&taken, &number) == 0) end(number);
+    if (sigwait(&taken, &number) != 0) return;
+    if (const auto act = state().at_first.load()) {
+      act();
+      if (sigwait(&taken, &number) != 0) return;
+    }
+    end(number);
   }).detach();
 }
+
+void at_first_signal(void (*act)()) { state().at_first = act; }
 
 Uninterrupted::Uninterrupted() { state().busy.lock(); }
 

@@ -7,6 +7,9 @@
 /// A broken pipe and a file that may grow no further become errors of the write. Call it before any thread starts.
 void take_signals();
 
+/// From here on the first signal calls `act`, on a thread of its own, and only the second ends the program.
+void at_first_signal(void (*act)());
+
 /// While it lives, a signal waits with ending the program, though for a second at most: whoever reads a line that is
 /// being written may have stalled. One at a time in a thread.
 class Uninterrupted {

@@ -16,23 +16,28 @@ from conftest import ROOT, opinions, write_jsonl
 from lib.questions.data import load_split
 
 # In the order in which a reader meets them: a page's commands may use what those of an earlier one made.
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("train", "evaluate", "deploy", "data")))
-PAGES += ("docs/experiments.md", "docs/performance.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/train.md", "docs/evaluate.md", "docs/deploy.md", "docs/serve.md")
+PAGES += ("docs/data.md", "docs/experiments.md", "docs/performance.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 ALL_TEXT = "\n".join(TEXTS.values())
 LONGEST = {"README.md": 150, "CONTRIBUTING.md": 40}  # lines
 
 SCRIPTS = ("train_sdpo.py", "eval_mc.py", "export.py", *sorted((ROOT / "tools").glob("*.py")))
-OTHERS_FLAGS = {"--nproc_per_node", "--install", "--prefix", "--no-deps"}  # torchrun's, cmake's and pip's
+# torchrun's, cmake's, pip's, and lm-evaluation-harness's
+OTHERS_FLAGS = {"--nproc_per_node", "--install", "--prefix", "--no-deps", "--tasks", "--include_path", "--batch_size"}
+OTHERS_FLAGS |= {"--model_args", "--data-binary"}  # and curl's
 # CONTRIBUTING's example of a loss to add, and the sizes of the benchmarks' models.
 OTHERS_VALUES = {("--loss", "ipo"), *(("--size", size) for size in ("0.01b", "0.5b", "7b"))}
-BUILT = {"cpp_scorer/score", "cpp_scorer/build"}
+BUILT = {"cpp_scorer/score", "cpp_scorer/build", "cpp_scorer/build/library/libscore.so"}
 # These need a model hub. Without one they end within seconds, with one line that says what to do instead.
 NEED_A_HUB = {"python train_sdpo.py --num-neg 4", "python eval_mc.py --split test"}
 RUN_THIS = {"make test"}  # this very suite
 # test_sweep.py runs a smaller grid, which takes 11 minutes whole; test_reproduce.py all stages, and test_benchmarks.py
 # all benchmarks, which take two hours each.
+# The service's commands, which end by a signal, are asked by its own tests.
 TESTED_ELSEWHERE = {"make sweep-demo", "make reproduce", "make bench"}
+TESTED_ELSEWHERE |= {"./cpp_scorer/score --serve 127.0.0.1:8080 --model model.onnx"}
+TESTED_ELSEWHERE |= {"curl --data-binary @questions.jsonl 127.0.0.1:8080/v1/score"}
 
 
 def commands() -> list[str]:

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds cpp_scorer/score, or with --sanitize its tests under the address and undefined-behaviour sanitizers, or with
 # --sanitize=thread under the thread sanitizer:
-#   build_scorer.sh [--sanitize[=thread]] [-DBUILD_TESTING=ON] [-DONNXRUNTIME_ROOT=DIR] [-DJSON_ROOT=DIR] ...
+#   build_scorer.sh [--sanitize[=thread]] [-DBUILD_TESTING=ON] [-DONNXRUNTIME_ROOT=DIR] [-DJSON_ROOT=DIR]
+#     [-DHTTPLIB_ROOT=DIR] ...
 # CMake finds what is there and fetches the rest into .deps/ (tools/get_native_deps.sh). To ship the program with
 # onnxruntime's library: cmake --install cpp_scorer/build --prefix FOLDER [--strip]; for --device cuda the same again
 # with --component cuda.

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Fetches into .deps/ what the scorer needs and the system lacks; nothing is installed. CMake calls it with one or both:
+# Fetches into .deps/ what the scorer needs and the system lacks; nothing is installed. CMake calls it with some of:
 #   get_native_deps.sh onnxruntime   makes .deps/onnxruntime/include and lib
 #   get_native_deps.sh json          makes .deps/json/include (nlohmann/json)
+#   get_native_deps.sh httplib       makes .deps/httplib/include (cpp-httplib), of Debian's source package
 # Headers come from Debian's packages, through the machine's own mirror and apt's signature check, else from an official
 # release archive; onnxruntime's may be older than the library, whose interface only grows. The library comes from the
 # Python environment's onnxruntime, else from the wheel of the version that requirements.txt pins.
@@ -23,6 +24,8 @@ headers_version=1.20.1
 headers_sha256=67db4dc1561f1e3fd42e619575c82c601ef89849afc7ea85a003abbac1a1a105
 json_version=3.11.3
 json_sha256=d6c65aca6b1ed68e7a182f4757257b107ae403032760ed6ef121c9d55e81757d
+httplib_version=0.18.7
+httplib_sha256=4770f8ea3d3fcd27b0b713c783d9b53bce3baddbd5adad13714011df96142526 # of the header
 
 mkdir -p "$deps"
 work=$(mktemp -d "$deps/.fetching.XXXXXX") # beside the result, so that moving it there is one step
@@ -41,16 +44,26 @@ debian_mirror() {
 
 # debian_package NAME: unpacks the package into $work/NAME. apt runs on lists of its own, beside the machine's.
 debian_package() {
+    debian_lists deb && (cd "$work" && private_apt download "$1") && dpkg-deb -x "$work/$1"_*.deb "$work/$1"
+}
+
+# debian_source NAME: unpacks the package's sources, as they were before Debian changed them, into $work/NAME.
+debian_source() {
+    mkdir "$work/$1"
+    debian_lists deb-src && (cd "$work" && private_apt source --download-only "$1") &&
+        tar -xf "$work/$1"_*.orig.tar.* -C "$work/$1" --strip-components=1
+}
+
+# debian_lists deb|deb-src: what the mirror has of binary or of source packages.
+debian_lists() {
     for tool in apt-get dpkg dpkg-deb; do command -v $tool >/dev/null || return 1; done
     [ -r $debian_keys ] || return 1
-    if [ ! -f "$work/apt/sources.list" ]; then
-        mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
-        mirror=$(debian_mirror)
-        echo "deb [signed-by=$debian_keys] ${mirror:-$debian_default_mirror} $debian_suite main" \
-            >"$work/apt/sources.list"
-        private_apt update || return 1
-    fi
-    (cd "$work" && private_apt download "$1") && dpkg-deb -x "$work/$1"_*.deb "$work/$1"
+    mkdir -p "$work/apt/lists/partial" "$work/apt/cache/archives/partial"
+    mirror=$(debian_mirror)
+    line="$1 [signed-by=$debian_keys] ${mirror:-$debian_default_mirror} $debian_suite main"
+    [ "$line" != "$(cat "$work/apt/sources.list" 2>/dev/null)" ] || return 0
+    echo "$line" >"$work/apt/sources.list"
+    private_apt update
 }
 
 private_apt() {
@@ -67,7 +80,7 @@ fetch() {
         wget -q --timeout=20 -O "$1" "$2"
     else
         fail "neither curl nor wget is there to fetch $2; install one (apt install curl)"
-    fi || fail "$2 cannot be fetched; give the path to what it holds with -DONNXRUNTIME_ROOT= and -DJSON_ROOT="
+    fi || fail "$2 cannot be fetched; give the path to what it holds with -DONNXRUNTIME_ROOT=, -DJSON_ROOT= or -DHTTPLIB_ROOT="
     echo "$3  $1" | sha256sum -c --status || fail "$2: its SHA-256 is not $3"
 }
 
@@ -144,6 +157,20 @@ get_json() {
     place json
 }
 
+get_httplib() {
+    result=$work/result-httplib
+    mkdir -p "$result/include"
+    header=$result/include/httplib.h
+    if debian_source cpp-httplib && cp "$work/cpp-httplib/httplib.h" "$header" &&
+        echo "$httplib_sha256  $header" | sha256sum -c --status; then
+        : # a later point release of Debian may have another version
+    else
+        fetch "$header" "https://raw.githubusercontent.com/yhirose/cpp-httplib/v$httplib_version/httplib.h" \
+            $httplib_sha256
+    fi
+    place httplib
+}
+
 # place NAME: what was gathered becomes .deps/NAME; a half-copied folder never bears that name.
 place() {
     rm -rf "${deps:?}/$1"
@@ -155,8 +182,9 @@ for name in "$@"; do
     case $name in
     onnxruntime) get_onnxruntime ;;
     json) get_json ;;
+    httplib) get_httplib ;;
     *)
-        echo "usage: get_native_deps.sh onnxruntime|json ..." >&2
+        echo "usage: get_native_deps.sh onnxruntime|json|httplib ..." >&2
         exit 2
         ;;
     esac

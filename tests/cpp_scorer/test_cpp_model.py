@@ -281,7 +281,7 @@ def test_configuring_fetches_nothing_unasked(tmp_path):
     without_system = "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF"
     result = run("-S", tmp_path / "cpp_scorer", "-B", tmp_path / "build", without_system, program=CMAKE)
     assert result.returncode == 1
-    assert "Fetch them with tools/get_native_deps.sh onnxruntime json" in " ".join(result.stderr.split())
+    assert "Fetch them with tools/get_native_deps.sh onnxruntime json httplib" in " ".join(result.stderr.split())
 
 
 def run_paths(program: Path) -> list[str]:
@@ -294,7 +294,8 @@ def test_what_is_installed_runs_after_it_was_moved(folder, tmp_path):
     prefix = tmp_path / "prefix"
     subprocess.run([CMAKE, "--install", CPP / "build", "--prefix", prefix], check=True, stdout=subprocess.DEVNULL)
     moved = prefix.rename(tmp_path / "moved")
-    assert not [path for path in moved.rglob("*") if path.is_symlink()]
+    links = [os.readlink(path) for path in moved.rglob("*") if path.is_symlink()]
+    assert links and not [link for link in links if "/" in link]  # libscore.so and its versions, side by side
     program = moved / "bin" / "score"
     for built in (program, SCORE):
         assert all(path.startswith("$ORIGIN") for path in run_paths(built)), built
