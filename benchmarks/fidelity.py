@@ -162,7 +162,7 @@ def measure(
 ) -> tuple[dict[str, Logprobs], dict[str, Logprobs], list[tuple[float, float]], float]:
     """Log-probs and pmi of the fp32 graph and of its quantised form, both times of every question, and the form's
     megabytes."""
-    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantized.onnx"
         ir.save(make(source, Path(folder), work.calibration), path, external_data="quantized.data")
         megabytes = sum(file.stat().st_size for file in (path, path.with_suffix(".data"))) / 1e6

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -42,6 +43,11 @@ OBJECTS = ("the lease", "a forged deed", "the arbitration clause", "an unsigned 
 needs_casehold = pytest.mark.skipif(
     not (CASEHOLD.is_dir() and QWEN2_TOKENIZER.is_dir()),
     reason="real CaseHOLD rows and the Qwen2 tokenizer are not here (../shared, or CASEHOLD_DIR)",
+)
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium here: apt-get install chromium-headless-shell, or name one with CHROMIUM"
 )
 
 
@@ -191,6 +197,16 @@ def precision_of_its_own() -> Iterator[None]:
 
 def build_scorer(*flags: str) -> None:
     subprocess.run([ROOT / "tools" / "build_scorer.sh", *flags], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright  # half a second, which few tests need
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

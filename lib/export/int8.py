@@ -30,8 +30,8 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
     """The quantised form, a name in `FORMS`, of the fp32 scoring graph at `source`, calibrated on some of the
     questions.
 
-    All products by weights are quantised, the projection included. Attention's own products, of two activations, stay
-    in fp32: a softmax in 8 bits drops every probability below 0.002.
+    All products by weights are quantised, the projection included, but for channels out of line. Attention's own
+    products, of two activations, stay in fp32: a softmax in 8 bits drops every probability below 0.002.
     """
     model = ir.load(source)
     graph = model.graph

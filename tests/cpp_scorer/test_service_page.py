@@ -1,36 +1,19 @@
 """The page at / in a real browser: what it shows is what the service says, and no text is ever read as HTML."""
 
 import json
-import os
 import re
-import shutil
 
 import pytest
-from conftest import rows
-from playwright.sync_api import expect, sync_playwright
+from conftest import needs_browser, rows
+from playwright.sync_api import expect
 from service import jsonl, piped, serving
 
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-pytestmark = [
-    pytest.mark.usefixtures("scorer"),
-    pytest.mark.skipif(
-        BROWSER is None, reason="no Chromium here: apt-get install chromium-headless-shell, or name one with CHROMIUM"
-    ),
-]
+pytestmark = [pytest.mark.usefixtures("scorer"), needs_browser]
 HOSTILE = (
     "</script><script>window.hacked = 1</script>",
     "<img src=x onerror='window.hacked = 2'> & \"quotes\" 'and' `more`",
     "{{ 7 * 7 }} ${7 * 7} <!-- \u202e\u0645\u0631\u062d\u0628\u0627 \U0001f468\u200d\U0001f469",
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """The report, opened from disk in a real headless Chromium: what it shows, how it is searched, and hostile text."""
 
 import json
-import os
-import shutil
 import time
 import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CASEHOLD, needs_casehold, rows, write_jsonl
-from playwright.sync_api import sync_playwright
+from conftest import CASEHOLD, needs_browser, needs_casehold, rows, write_jsonl
 
 import eval_mc
 from lib.errors import InputError
@@ -24,11 +21,6 @@ from lib.questions.data import STRIP, load_split
 from lib.questions.prompt import encode_questions
 from lib.questions.prompt_config import PromptConfig
 
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium here: apt-get install chromium-headless-shell, or name one with CHROMIUM"
-)
 HOSTILE = (
     "</script><script>window.hacked = 1</script>",
     "<img src=x onerror='window.hacked = 2'> & \"quotes\" 'and' `more`",
@@ -58,14 +50,6 @@ def casehold_report(tmp_path_factory, qwen2):
     folder = tmp_path_factory.mktemp("casehold") / "report"
     data = load_split(str(CASEHOLD), "test")
     return folder, make_report(folder, data, qwen2), data.questions
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -281,7 +281,7 @@ def test_a_difference_ends_it_and_leaves_nothing(exported, run_folder, data_fold
 
 
 def test_int8_covers_every_product_by_weights_the_projection_included(exported):
-    """What stays in fp32 multiplies two activations: attention's scores and their mix."""
+    """What stays in fp32 multiplies two activations: attention's scores and mix. No channel is out of line here."""
     model = onnx.load(exported / "model.int8.onnx", load_external_data=False)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
