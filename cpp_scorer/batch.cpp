@@ -27,13 +27,3 @@ PackedBatch Batch::packed() const {
   for (const PreparedQuestion& question : questions_) rows.push_back(&question.encoded);
   return pack(rows);
 }
-
-PackedBatch Batch::packed_after(const std::vector<int64_t>& prompt_ids) const {
-  std::vector<EncodedQuestion> questions;
-  for (const PreparedQuestion& question : questions_) {
-    questions.push_back({prompt_ids, question.encoded.ending_ids, {}, 0});
-  }
-  std::vector<const EncodedQuestion*> rows;
-  for (const EncodedQuestion& question : questions) rows.push_back(&question);
-  return pack(rows);
-}

@@ -26,9 +26,6 @@ class Batch {
 
   PackedBatch packed() const;
 
-  /// The same endings after another prompt.
-  PackedBatch packed_after(const std::vector<int64_t>& prompt_ids) const;
-
  private:
   std::vector<PreparedQuestion> questions_;
   int64_t longest_ = 0, tokens_ = 0;

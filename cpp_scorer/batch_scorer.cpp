@@ -1,6 +1,8 @@
 #include "batch_scorer.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <new>
 #include <string_view>
 #include <unordered_map>
@@ -73,22 +75,34 @@ BatchScorer::Scored BatchScorer::run(const Batch& batch) {
   return scored;
 }
 
-/// Runs only those rows whose endings the cache does not know.
+/// Runs only those rows whose endings the cache does not know, those of like lengths together: their prompts being one
+/// and the same, they differ more than the questions of a batch do.
 BatchScorer::Rows BatchScorer::neutral_logprobs(const Batch& batch) {
   Rows rows;
-  std::vector<PreparedQuestion> unknown;
+  std::vector<std::pair<PreparedQuestion, size_t>> unknown;  // with their places in the batch
   for (const PreparedQuestion& question : batch.questions()) {
-    rows.push_back(neutral_cache_.find(question.encoded.ending_ids).value_or(std::vector<float>()));
-    if (rows.back().empty()) unknown.push_back(question);
+    const auto& ending_ids = question.encoded.ending_ids;
+    auto known = neutral_cache_.find(ending_ids);
+    rows.push_back(known.value_or(std::vector<float>()));
+    if (known) continue;
+    PreparedQuestion neutral;
+    neutral.encoded = {encoder_.neutral_prompt_ids(), ending_ids, {}, 0};
+    unknown.emplace_back(std::move(neutral), rows.size() - 1);
   }
-  if (unknown.empty()) return rows;
-  const Batch to_run(unknown);
-  auto computed = rows_of(model_.run(to_run.packed_after(encoder_.neutral_prompt_ids())), unknown);
-  size_t next = 0;
-  for (auto& row : rows) {
-    if (!row.empty()) continue;
-    neutral_cache_.store(unknown[next].encoded.ending_ids, computed[next]);
-    row = std::move(computed[next++]);
+  std::stable_sort(unknown.begin(), unknown.end(), [](const auto& one, const auto& other) {
+    return one.first.encoded.num_tokens() < other.first.encoded.num_tokens();
+  });
+  for (size_t begin = 0, end; begin < unknown.size(); begin = end) {
+    Batch alike(unknown[begin].first);
+    for (end = begin + 1; end < unknown.size(); ++end) {
+      if (!alike.accepts(unknown[end].first, std::numeric_limits<int64_t>::max())) break;
+      alike.add(unknown[end].first);
+    }
+    const auto computed = rows_of(model_.run(alike.packed()), alike.questions());
+    for (size_t row = 0; row < computed.size(); ++row) {
+      neutral_cache_.store(alike.questions()[row].encoded.ending_ids, computed[row]);
+      rows[unknown[begin + row].second] = computed[row];
+    }
   }
   return rows;
 }

@@ -45,7 +45,6 @@ void a_batch_takes_what_fits() {
   CHECK(batch.accepts(question(90), 1000) && !batch.accepts(question(89), 1000));
   CHECK(batch.accepts(question(100), 300) && !batch.accepts(question(100), 299));
   CHECK_EQUAL(batch.packed().length, 100);
-  CHECK_EQUAL(batch.packed_after({7}).length, 8);
 }
 
 void a_row_at_fault_stands_alone() {

@@ -1,10 +1,12 @@
 """How the activations of each product by weights are best read in 8 bits, found on real questions.
 
-A row of activations has one scale, so that a channel which is large in every row costs the others their digits, and a
-channel that is huge in one row, the first token's mostly, multiplies what rounding did to its weights. Against the
-first stands SmoothQuant (Xiao et al. 2023, equation 4): channel j is divided by max|X_j|^a / max|W_j|^(1 - a), and row
-j of the weights takes it over. Against the second, LLM.int8() (Dettmers et al. 2022): such channels are multiplied in
-fp32. What is too coarse even so, mostly an MLP on its way down, is read in two passes.
+A row of activations has one scale, so that a channel which is large in every row costs the others their digits, and so
+does whatever channel is large in this row; and a channel that is huge in one row, the first token's mostly, multiplies
+what rounding did to its weights. Against the first stands SmoothQuant (Xiao et al. 2023, equation 4): channel j is
+divided by max|X_j|^a / max|W_j|^(1 - a), and row j of the weights takes it over. Against the second, QuaRot (Ashkboos
+et al. 2024): blocks of channels are rotated by a Hadamard matrix, the weights too, which spreads a large value over its
+block; for MLPs on their way down mostly. Against the third, as LLM.int8() does it (Dettmers et al. 2022), such channels
+are multiplied in fp32.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from scipy.linalg import hadamard
 
 from lib.export.session import open_session
 from lib.packed.pack import pack
@@ -23,8 +26,9 @@ SMALLEST = np.float32(1e-30)  # of a row's largest: a row of zeros stays zeros
 STRENGTHS = (0.5, 0.6, 0.7, 0.8)  # a of SmoothQuant
 QUESTIONS = 8  # that are looked at
 SAMPLE = 256  # rows of activations, over all questions, and columns of a weight, that errors are measured on
-WORTH_IT = 0.5  # of the error, at most, that smoothing has to leave
-TOO_COARSE = 2e-4  # relative squared error of a product's median row, past which its activations are read twice
+WORTH_IT = 0.75  # of the error, at most, that a remedy has to leave
+BLOCK = 32  # channels that are rotated together; 16 cost a little less and leave more, 64 leave no less
+HADAMARD = (hadamard(BLOCK) / np.sqrt(BLOCK)).astype(np.float32)
 OUTLIER = 4.0  # a channel this many times as large as the median one
 WIDEST = 2.0  # outputs of the products of the same activations, for each of their inputs
 
@@ -61,22 +65,42 @@ def observe(source: Path, names: Sequence[str], encoded: Sequence[EncodedQuestio
     return {name: Activations(np.concatenate(samples[name]), largest[name]) for name in names}
 
 
-def smoothing_factor(activations: Activations, weights: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
-    """What channels [in] are divided by before they are rounded, all `weights` [in, out] being multiplied by it: the
-    strength with the least error of the median row, or ones where none halves the error. And whether the products are
-    still too coarse."""
-    every = np.concatenate([_columns(weight) for weight in weights], axis=1)
-    of_weights = np.abs(every).max(axis=1).clip(SMALLEST)
-    of_activations = activations.largest.clip(SMALLEST)
-    best = np.ones_like(of_activations)
-    lowest = plain = np.median(row_errors(activations.rows, every, best))
+def remedy(activations: Activations, weights: Sequence[np.ndarray], apart: np.ndarray) -> tuple[np.ndarray, bool]:
+    """What channels [in] are divided by before they are rounded, all `weights` [in, out] being multiplied by it, and
+    whether they are rotated then: of what is measured on the median row the least error, but each of the two only where
+    it leaves no more than `WORTH_IT`. Channels `apart` [in] do not count."""
+    rows = activations.rows * ~apart
+    every = np.concatenate([_columns(weight) for weight in weights], axis=1) * ~apart[:, None]
+    factors = [np.ones_like(activations.largest)]
+    of_weights, of_activations = np.abs(every).max(axis=1).clip(SMALLEST), activations.largest.clip(SMALLEST)
     for strength in STRENGTHS:
-        factor = of_activations**strength / of_weights ** (1 - strength)
-        factor = (factor / np.sqrt(factor.max() * factor.min())).astype(np.float32)
-        error = np.median(row_errors(activations.rows, every, factor))
-        if error < min(lowest, WORTH_IT * plain):
-            best, lowest = factor, error
-    return best, bool(lowest > TOO_COARSE)
+        factor = np.where(apart, 1, of_activations**strength / of_weights ** (1 - strength))
+        factors.append((factor / np.sqrt(factor.max() * factor.min())).astype(np.float32))
+    plain = _best_factor(rows, every, factors, rotated=False)
+    if len(apart) % BLOCK == 0:
+        turned = _best_factor(rows, every, factors, rotated=True)
+        if turned[0] < WORTH_IT * plain[0]:
+            return turned[1], True
+    return plain[1], False
+
+
+def _best_factor(
+    rows: np.ndarray, weight: np.ndarray, factors: Sequence[np.ndarray], *, rotated: bool
+) -> tuple[float, np.ndarray]:
+    """The least error and its factor, but the first one, of ones, where no other is worth it."""
+    errors = []
+    for factor in factors:
+        pair = rows / factor, weight * factor[:, None]
+        errors.append(np.median(row_errors(rotate(pair[0].T).T, rotate(pair[1])) if rotated else row_errors(*pair)))
+    best = int(np.argmin(errors))
+    best = best if errors[best] < WORTH_IT * errors[0] else 0
+    return float(errors[best]), factors[best]
+
+
+def rotate(weight: np.ndarray) -> np.ndarray:
+    """weight [in, out] for activations whose channels are rotated, `BLOCK` at a time; twice is as if never."""
+    blocks = weight.reshape(-1, BLOCK, weight.shape[1])
+    return np.einsum("ij,bjo->bio", HADAMARD, blocks, optimize=True).reshape(weight.shape)
 
 
 def out_of_line(activations: Activations, weights: Sequence[np.ndarray]) -> np.ndarray:
@@ -86,13 +110,12 @@ def out_of_line(activations: Activations, weights: Sequence[np.ndarray]) -> np.n
     return (activations.largest > OUTLIER * np.median(activations.largest)) & (not too_wide)
 
 
-def row_errors(rows: np.ndarray, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
+def row_errors(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Squared error [n] of rows [n, in] by weight [in, out] in 8 bits, relative to the square of the exact product."""
     exact = rows @ weight
-    smooth, scaled = rows / factor, weight * factor[:, None]
-    scales = np.abs(smooth).max(axis=1, keepdims=True).clip(SMALLEST) / LEVELS
-    columns = channel_scales(scaled)
-    product = (np.rint(smooth / scales) * scales) @ (np.rint(scaled / columns) * columns)
+    scales = np.abs(rows).max(axis=1, keepdims=True).clip(SMALLEST) / LEVELS
+    columns = channel_scales(weight)
+    product = (np.rint(rows / scales) * scales) @ (np.rint(weight / columns) * columns)
     return ((product - exact) ** 2).sum(axis=1) / (exact**2).sum(axis=1).clip(SMALLEST)
 
 

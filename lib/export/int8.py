@@ -6,22 +6,17 @@ With a scale of its own a row is independent of all others. It is symmetric, and
 which it commutes. `lib/export/calibration.py` finds what else the activations of a product need.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from lib.export.calibration import LEVELS, SMALLEST, channel_scales, observe, out_of_line, smoothing_factor
+from lib.export.calibration import channel_scales, observe, out_of_line, remedy
+from lib.export.int8_product import MICROSOFT, Rows, initializer, multiply, quantize_rows
 from lib.questions.prompt import EncodedQuestion
 
-MICROSOFT = "com.microsoft"  # onnxruntime's own operators: the product that gives fp32 without int32 in between
-ZERO_POINT = np.uint8(128)  # activations are unsigned for the kernels' sake
-# What the first pass rounds away is at most half a level; the second one measures it in as many levels again.
-SECOND_STEP = np.float32(0.5 / LEVELS)
-# Activations in 8 bits where that is enough, else in two passes that come to nearly 16; or in two everywhere. Weights
-# have 8 bits in both.
+# Activations in 8 bits, or in two passes of 8 that come to nearly 16. Weights have 8 bits in both.
 FORMS = ("int8", "int8x2")
 NORMS = ("RMSNormalization", "LayerNormalization")
 
@@ -30,8 +25,8 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
     """The quantised form, a name in `FORMS`, of the fp32 scoring graph at `source`, calibrated on some of the
     questions.
 
-    All products by weights are quantised, the projection included, but for channels out of line. Attention's own
-    products, of two activations, stay in fp32: a softmax in 8 bits drops every probability below 0.002.
+    All products by weights are quantised, the projection included. Attention's own products, of two activations, stay
+    in fp32: a softmax in 8 bits drops every probability below 0.002.
     """
     model = ir.load(source)
     graph = model.graph
@@ -43,28 +38,21 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
     observed = observe(source, [value.name for value in products], encoded)
     _quantize_tables(graph)
     model.opset_imports[MICROSOFT] = 1
-    constants = {
-        "levels_inverse": np.float32(1 / LEVELS),
-        "smallest": SMALLEST,
-        "one": np.float32(1),
-        "zero_point": ZERO_POINT,
-        "middle": np.float32(ZERO_POINT),
-        "second_step": SECOND_STEP,
-        "last_axis": np.array([-1]),
-    }
-    shared = {name: _initializer(graph, f"int8_{name}", np.asarray(value)) for name, value in constants.items()}
+    owed: dict[ir.Value, ir.Value] = {}  # the scale [..., 1] that rows are still to be multiplied by
     for activations, nodes in products.items():
         seen, weights = observed[activations.name], [node.inputs[1].const_value.numpy() for node in nodes]
-        factor, passes = np.ones_like(seen.largest), 2
-        if form == "int8":  # a second pass needs no smoothing, whose price is coarser weights
-            smooth, too_coarse = smoothing_factor(seen, weights)
-            if not too_coarse:
-                factor, passes = smooth, 1
+        apart = out_of_line(seen, weights)
+        factor, rotated = np.ones_like(seen.largest), False
+        if form == "int8":  # two passes need no remedy, whose price is coarser weights
+            factor, rotated = remedy(seen, weights, apart)
         divided = _divide(graph, nodes, activations, factor)
-        kept = np.where(out_of_line(seen, weights), np.float32(0), np.float32(1))
-        rows = _quantize_rows(graph, nodes[0], divided, kept, passes, shared)
+        rows = Rows(divided, owed.get(activations), rotated, apart, two_passes=form == "int8x2")
+        quantized = quantize_rows(graph, nodes[0], rows)
         for node, weight in zip(nodes, weights, strict=True):
-            product = _product(graph, node, rows, weight * factor[:, None], shared)
+            gated = None if apart.any() else _gated(node, products)
+            if gated is not None:  # a row's scale commutes with the gate, and with the rounding that follows
+                owed[gated] = quantized.scale
+            product = multiply(graph, node, quantized, weight * factor[:, None], scaled=gated is None)
             ir.convenience.replace_all_uses_with(node.outputs[0], product)
             del graph.initializers[node.inputs[1].name]
             graph.remove(node, safe=True)
@@ -80,88 +68,22 @@ def _divide(graph: ir.Graph, nodes: Sequence[ir.Node], activations: ir.Value, fa
     if alone and norm.op_type in NORMS and all(value.is_initializer() for value in norm.inputs[1:]):
         for place, value in enumerate(norm.inputs[1:], start=1):  # scale and, of a LayerNorm, bias
             array = value.const_value.numpy() / factor
-            norm.replace_input_with(place, _initializer(graph, f"{activations.name}_norm_{place}", array))
+            norm.replace_input_with(place, initializer(graph, f"{activations.name}_norm_{place}", array))
         return activations
-    inverse = _initializer(graph, f"{activations.name}_inverse", (1 / factor).astype(np.float32))
+    inverse = initializer(graph, f"{activations.name}_inverse", (1 / factor).astype(np.float32))
     node = ir.node("Mul", [activations, inverse])
     graph.insert_before(nodes[0], node)
     return node.outputs[0]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Activations in 8 bits, those of a second pass behind those of the first on axis 0, the rows' scales [..., 1],
-    and the channels `apart` in fp32 [..., len(apart)]."""
-
-    eights: ir.Value
-    scale: ir.Value
-    num_passes: int
-    apart: np.ndarray
-    in_fp32: ir.Value | None
-
-
-def _quantize_rows(
-    graph: ir.Graph, before: ir.Node, activations: ir.Value, kept: np.ndarray, num_passes: int, shared: dict
-) -> _Rows:
-    """kept [in]: 0 for the channels that stay apart, else 1.
-
-    scale = max |row| / 127; first pass: round(row / scale); second: what that leaves, in steps of 1/254."""
-    nodes, add = _nodes()
-    rows, in_fp32 = activations, None
-    apart = np.flatnonzero(kept == 0)
-    if len(apart):
-        rows = add("Mul", activations, _initializer(graph, f"{activations.name}_kept", kept))
-        in_fp32 = add("Gather", activations, _initializer(graph, f"{activations.name}_apart", apart), axis=-1)
-    highest = add("ReduceMax", rows, shared["last_axis"], keepdims=1)
-    lowest = add("ReduceMin", rows, shared["last_axis"], keepdims=1)
-    largest = add("Max", highest, add("Neg", lowest), shared["smallest"])
-    scale = add("Mul", largest, shared["levels_inverse"])
-    scaled = add("Div", rows, scale)
-    eights = add("QuantizeLinear", scaled, shared["one"], shared["zero_point"])
-    if num_passes == 2:
-        # Not DequantizeLinear, which onnxruntime would fuse with what stands before it.
-        whole = add("Cast", eights, to=ir.DataType.FLOAT)
-        rest = add("Sub", scaled, add("Sub", whole, shared["middle"]))
-        second = add("QuantizeLinear", rest, shared["second_step"], shared["zero_point"])
-        eights = add("Concat", eights, second, axis=0)
-    graph.insert_before(before, nodes)
-    return _Rows(eights, scale, num_passes, apart, in_fp32)
-
-
-def _product(graph: ir.Graph, before: ir.Node, rows: _Rows, weight: np.ndarray, shared: dict) -> ir.Value:
-    """The product with weight [in, out] in fp32: of each pass, added up, times the rows' scales, and of the channels
-    apart. It is one product of both passes, since onnxruntime without VNNI rewrites a weight, and cannot do that
-    twice."""
-    name = before.inputs[1].name
-    array = weight.copy()
-    array[rows.apart] = 0
-    scales = channel_scales(array)
-    eights = _initializer(graph, f"{name}_int8", np.rint(array / scales).astype(np.int8))
-    scale = _initializer(graph, f"{name}_scale", scales)
-    nodes, add = _nodes()
-    inputs = rows.eights, eights, shared["one"], scale, shared["zero_point"]
-    total = add("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
-    if rows.num_passes == 2:
-        halves = ir.node("Split", [total], {"axis": 0, "num_outputs": 2}, num_outputs=2)
-        nodes.append(halves)
-        first, second = halves.outputs
-        total = add("Add", first, add("Mul", second, shared["second_step"]))
-    total = add("Mul", total, rows.scale)
-    if rows.in_fp32 is not None:
-        total = add("Add", total, add("MatMul", rows.in_fp32, _initializer(graph, f"{name}_apart", weight[rows.apart])))
-    graph.insert_before(before, nodes)
-    return total
-
-
-def _nodes() -> tuple[list[ir.Node], Callable[..., ir.Value]]:
-    """A list of nodes, and what adds one to it and gives its output."""
-    nodes = []
-
-    def add(operator: str, *inputs: ir.Value, domain: str = "", **attributes) -> ir.Value:
-        nodes.append(ir.node(operator, list(inputs), attributes, domain=domain))
-        return nodes[-1].outputs[0]
-
-    return nodes, add
+def _gated(node: ir.Node, products: dict[ir.Value, list[ir.Node]]) -> ir.Value | None:
+    """What the product is a factor of, where nothing but that takes it, and products alone take that: an MLP's gated
+    activations."""
+    uses = [user for user, _ in node.outputs[0].uses()]
+    if len(uses) != 1 or uses[0].op_type != "Mul":
+        return None
+    gated = uses[0].outputs[0]
+    return gated if {user for user, _ in gated.uses()} == set(products.get(gated, ())) else None
 
 
 def use_matmul(graph: ir.Graph) -> None:
@@ -184,8 +106,8 @@ def _quantize_tables(graph: ir.Graph) -> None:
     for value in sorted((value for value in tables if len(value.shape) == 2), key=lambda value: value.name):
         rows = value.const_value.numpy()
         scales = channel_scales(rows.T)[:, None]
-        table = _initializer(graph, f"{value.name}_int8", np.rint(rows / scales).astype(np.int8))
-        scale = _initializer(graph, f"{value.name}_scale", scales)
+        table = initializer(graph, f"{value.name}_int8", np.rint(rows / scales).astype(np.int8))
+        scale = initializer(graph, f"{value.name}_scale", scales)
         for node, _ in list(value.uses()):
             index = node.inputs[1]
             gathered = ir.node("Gather", [table, index], {"axis": 0})
@@ -196,10 +118,3 @@ def _quantize_tables(graph: ir.Graph) -> None:
             ir.convenience.replace_all_uses_with(node.outputs[0], row.outputs[0])
             graph.remove(node, safe=True)
         del graph.initializers[value.name]
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.Tensor(array, name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

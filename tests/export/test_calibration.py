@@ -5,12 +5,13 @@ import onnx_ir
 import pytest
 from conftest import rows
 
-from lib.export.calibration import Activations, observe, out_of_line, row_errors, smoothing_factor
+from lib.export.calibration import Activations, observe, out_of_line, remedy, rotate, row_errors
 from lib.export.int8 import quantize
 from lib.export.session import onnx_scorer
 from lib.packed.pack import pack
 
-CHANNELS = 64
+CHANNELS = 256
+NONE = np.zeros(CHANNELS, bool)  # no channel apart
 
 
 def activations(**channels: np.ndarray | float) -> Activations:
@@ -23,27 +24,42 @@ def activations(**channels: np.ndarray | float) -> Activations:
 
 @pytest.fixture
 def weight() -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((CHANNELS, 48)).astype(np.float32) / 8
+    return np.random.default_rng(1).standard_normal((CHANNELS, 192)).astype(np.float32) / 8
 
 
 def test_a_channel_large_in_every_row_is_smoothed(weight):
     large = activations(c5=40.0)
-    factor, too_coarse = smoothing_factor(large, [weight])
-    assert factor.argmax() == 5 and not too_coarse
-    plain, smooth = (np.median(row_errors(large.rows, weight, one)) for one in (np.ones_like(factor), factor))
-    assert smooth < 0.5 * plain
-    np.testing.assert_allclose((large.rows / factor) @ (weight * factor[:, None]), large.rows @ weight, rtol=2e-3)
+    factor, _ = remedy(large, [weight], NONE)
+    assert factor.argmax() == 5
+    smooth = np.median(row_errors(large.rows / factor, weight * factor[:, None]))
+    assert smooth < 0.5 * np.median(row_errors(large.rows, weight))
 
 
 def test_even_activations_are_left_as_they_are(weight):
-    factor, too_coarse = smoothing_factor(activations(), [weight])
-    assert (factor == 1).all() and not too_coarse
+    factor, rotated = remedy(activations(), [weight], NONE)
+    assert (factor == 1).all() and not rotated
 
 
-def test_rows_with_a_huge_value_each_in_another_channel_are_too_coarse(weight):
-    rows_of = activations().rows
-    rows_of[np.arange(256), np.arange(256) % CHANNELS] *= 60
-    assert smoothing_factor(Activations(rows_of, np.abs(rows_of).max(axis=0)), [weight])[1]
+def test_rows_with_a_huge_value_each_in_another_channel_are_rotated(weight):
+    values = activations().rows
+    values[np.arange(256), np.arange(256) % CHANNELS] *= 16
+    factor, rotated = remedy(Activations(values, np.abs(values).max(axis=0)), [weight], NONE)
+    assert (factor == 1).all() and rotated
+    turned = rotate(values.T).T
+    np.testing.assert_allclose(turned @ rotate(weight), values @ weight, atol=1e-4)
+    assert np.median(row_errors(turned, rotate(weight))) < 0.5 * np.median(row_errors(values, weight))
+
+
+def test_channels_that_stay_apart_are_not_divided_nor_divided_for(weight):
+    large = activations(c5=40.0)
+    factor, _ = remedy(large, [weight], np.arange(CHANNELS) == 5)
+    assert (factor == 1).all()
+
+
+def test_channels_that_no_block_fits_are_not_rotated(weight):
+    values = activations().rows[:, :40]
+    values[np.arange(256), np.arange(256) % 40] *= 16
+    assert not remedy(Activations(values, np.abs(values).max(axis=0)), [weight[:40]], NONE[:40])[1]
 
 
 def test_a_channel_huge_in_one_row_is_out_of_line_but_not_for_wide_products(weight):
@@ -51,7 +67,7 @@ def test_a_channel_huge_in_one_row_is_out_of_line_but_not_for_wide_products(weig
     once[0] = 2000
     seen = activations(c7=once)
     assert np.flatnonzero(out_of_line(seen, [weight, weight])).tolist() == [7]
-    assert not out_of_line(seen, [weight] * 3).any()  # 144 outputs of 64 inputs
+    assert not out_of_line(seen, [weight] * 3).any()  # 576 outputs of 256 inputs
 
 
 def test_row_errors_are_those_of_a_product_in_whole_numbers(weight):
@@ -61,7 +77,7 @@ def test_row_errors_are_those_of_a_product_in_whole_numbers(weight):
     steps = np.abs(row).max() / 127, np.abs(weight).max(axis=0) / 127
     product = np.rint(row / steps[0]) @ np.rint(weight / steps[1]) * steps[0] * steps[1]
     expected = ((product - row @ weight) ** 2).sum() / ((row @ weight) ** 2).sum()
-    assert row_errors(seen.rows, weight, np.ones(CHANNELS, np.float32))[11] == pytest.approx(expected, rel=1e-3)
+    assert row_errors(seen.rows, weight)[11] == pytest.approx(expected, rel=1e-3)
 
 
 def test_observed_activations_are_the_graphs(onnx_model, encode):
