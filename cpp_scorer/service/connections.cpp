@@ -2,21 +2,16 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 
-#include "errors.h"
-
 namespace {
 
-constexpr Connections::Id kListener = 0, kWake = 1, kFirst = 2;
+constexpr Connections::Id kListener = 0;
 constexpr std::chrono::milliseconds kTick{100};         // how often times are looked at
 constexpr std::chrono::seconds kIdle{75};               // longer than proxies keep theirs
 constexpr std::chrono::milliseconds kDrainingIdle{500};  // for a request that is on its way when draining begins
@@ -44,25 +39,8 @@ Connections::Connections(FileDescriptor listener, Settings settings, std::functi
       take_(std::move(take)),
       complain_(std::move(complain)),
       listener_(std::move(listener)),
-      epoll_(epoll_create1(EPOLL_CLOEXEC)),
-      wake_event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      most_connections_(raise_descriptor_limit()),
-      next_id_(kFirst) {
-  if (!epoll_.is_open() || !wake_event_.is_open()) throw FatalError("the system gives no descriptors to wait with");
-  watch(listener_.get(), kListener, EPOLLIN, true);
-  watch(wake_event_.get(), kWake, EPOLLIN, true);
-}
-
-void Connections::watch(int fd, Id id, uint32_t events, bool is_new) const {
-  epoll_event event{};
-  event.events = events;
-  event.data.u64 = id;
-  epoll_ctl(epoll_.get(), is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event);
-}
-
-void Connections::wake() const {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(wake_event_.get(), &one, sizeof one);  // a full counter wakes too
+      most_connections_(raise_descriptor_limit()) {
+  poller_.add(listener_.get(), kListener, EPOLLIN);
 }
 
 void Connections::answer(Id connection, std::string response, bool closes) {
@@ -70,27 +48,28 @@ void Connections::answer(Id connection, std::string response, bool closes) {
     const std::lock_guard lock(mutex_);
     responses_.push_back({connection, std::move(response), closes});
   }
-  wake();
+  poller_.wake();
 }
 
 void Connections::drain() {
   draining_ = true;
-  wake();
+  poller_.wake();
 }
 
 size_t Connections::run() {
-  std::array<epoll_event, 256> events;
   Clock::time_point next_tick{};
   while (true) {
-    const int count = epoll_wait(epoll_.get(), events.data(), events.size(), static_cast<int>(kTick.count()));
+    poller_.wait(kTick, [&](Id id, uint32_t events) {
+      now_ = Clock::now();
+      see_event(id, events);
+    });
     now_ = Clock::now();
     if (draining_ && listener_.is_open()) begin_draining();
-    for (int i = 0; i < count; ++i) see_event(events[i].data.u64, events[i].events);
     deliver();
     if (now_ >= next_tick) {
       end_late_ones();
       next_tick = now_ + kTick;
-      if (listener_.is_open()) watch(listener_.get(), kListener, EPOLLIN, false);
+      if (listener_.is_open()) poller_.change(listener_.get(), kListener, EPOLLIN);
     }
     count_ = connections_.size();
     if (listener_.is_open() || (!connections_.empty() && now_ < drain_begin_ + settings_.drain_time)) continue;
@@ -112,11 +91,6 @@ void Connections::see_event(Id id, uint32_t events) {
     if (listener_.is_open()) accept_all();
     return;
   }
-  if (id == kWake) {
-    uint64_t count;
-    [[maybe_unused]] const ssize_t got = read(wake_event_.get(), &count, sizeof count);
-    return;
-  }
   const Place place = connections_.find(id);
   if (place == connections_.end()) return;  // closed by an event before
   if (events & EPOLLIN) {
@@ -134,14 +108,14 @@ void Connections::accept_all() {
     if (!socket.is_open()) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
       // For want of memory or descriptors it is asked again at the next tick, not at once.
-      if (errno != EAGAIN) watch(listener_.get(), kListener, 0, false);
+      if (errno != EAGAIN) poller_.change(listener_.get(), kListener, 0);
       return;
     }
     if (connections_.size() >= most_connections_ && !make_room(false)) continue;  // all of them are at work
     const int yes = 1;
     setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     const Id id = next_id_++;
-    watch(socket.get(), id, EPOLLIN, true);
+    poller_.add(socket.get(), id, EPOLLIN);
     connections_.emplace(id, Connection{std::move(socket), RequestFraming(settings_.most_body), State::kReading, now_,
                                         {}, {}, 0, false});
   }
@@ -228,7 +202,7 @@ void Connections::write_to(Place place) {
     const ssize_t count = send(connection.socket.get(), connection.out.data() + connection.sent,
                                connection.out.size() - connection.sent, MSG_NOSIGNAL);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EAGAIN) return watch(connection.socket.get(), place->first, EPOLLOUT, false);
+    if (count < 0 && errno == EAGAIN) return poller_.change(connection.socket.get(), place->first, EPOLLOUT);
     if (count < 0) return close(place);
     connection.sent += static_cast<size_t>(count);
   }
@@ -247,7 +221,7 @@ void Connections::write_to(Place place) {
 void Connections::set_state(Place place, State state, uint32_t events) {
   place->second.state = state;
   place->second.since = now_;
-  watch(place->second.socket.get(), place->first, events, false);
+  poller_.change(place->second.socket.get(), place->first, events);
 }
 
 void Connections::close(Place place) {

@@ -13,6 +13,7 @@
 
 #include "file_descriptor.h"
 #include "framing.h"
+#include "poller.h"
 
 /// All connections of the service, on one thread: a client that is slow, or says nothing, costs a descriptor and a
 /// buffer, never a thread. Whole requests go out, whole responses come back.
@@ -66,8 +67,6 @@ class Connections {
   };
   using Place = std::unordered_map<Id, Connection>::iterator;
 
-  void wake() const;
-  void watch(int fd, Id id, uint32_t events, bool is_new) const;
   void accept_all();
   bool make_room(bool of_bytes);
   void see_event(Id id, uint32_t events);
@@ -85,10 +84,11 @@ class Connections {
   const Settings settings_;
   const std::function<void(Request)> take_;
   const std::function<std::string(int, const std::string&)> complain_;
-  FileDescriptor listener_, epoll_, wake_event_;
+  FileDescriptor listener_;
+  Poller poller_;
   size_t most_connections_;
   std::unordered_map<Id, Connection> connections_;
-  Id next_id_;
+  Id next_id_ = 1;
   size_t buffered_ = 0;  // bytes of requests that are being read
   Clock::time_point now_, drain_begin_;
   std::atomic<size_t> count_ = 0;
