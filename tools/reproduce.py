@@ -2,8 +2,9 @@
 """The tables of Marsh and of SWEPO from text alone: a model made here, real CaseHOLD questions, the best run shipped.
 
 python tools/reproduce.py --size cpu --casehold DIR --opinions DIR --output runs/reproduce
+python tools/reproduce.py --size pretrained --base smollm2 --casehold DIR --opinions DIR DIR --output runs/pretrained
 
-Mines questions of the opinions, pretrains a model on them, runs the grid (each number of negatives with three seeds,
+Mines questions of the opinions, pretrains a model on them (--size pretrained takes one from elsewhere), runs the grid (each number of negatives with three seeds,
 each loss), tries what may raise accuracy, chooses on validation, tests once, exports that run and scores it in C++.
 Opinions that share 13 consecutive words with validation or test are left out first. Stopped or killed at any moment,
 the same command goes on; --minutes 10 stops by itself. In --output: report.md, and a folder for each stage.
@@ -36,28 +37,41 @@ from lib.training.losses import LOSSES
 
 SEED = 0
 NUM_NEG = 4
-# The sizes differ in these flags alone. questions: of a run of the grid.
+# The sizes differ in these flags alone. pretrain: None where a pretrained model is taken; questions: of a run of the
+# grid, whose accuracies are by `score`; full: the learning rate of full fine-tuning.
 SIZES = {
     "cpu": {
         "pretrain": ["--params", "5m", "--batch-size", "4", "--minutes", "25", "--precision", "bf16", "--compile"],
         "train": {"batch_size": 8, "learning_rate": 3e-3, "epochs": 1},
         "questions": 1000,
+        "score": "reward",
+        "full": 3e-4,
         "jobs": 2,
     },
     "gpu": {
         "pretrain": ["--params", "40m", "--batch-size", "32", "--minutes", "6"],
         "train": {"batch_size": 8, "learning_rate": 5e-4, "epochs": 3},
         "questions": 2500,
+        "score": "reward",
+        "full": 3e-4,
         "jobs": 4,
     },
+    "pretrained": {
+        "pretrain": None,
+        "train": {"batch_size": 4, "learning_rate": 5e-4, "epochs": 1, "lora_r": 16, "precision": "bf16"},
+        "questions": 400,
+        "score": "pmi",
+        "full": 3e-5,
+        "jobs": 2,
+    },
 }
-ALL = "ALL"  # stands for the folder with every question there is
+ALL, FULL = "ALL", "FULL"  # stand for the folder with every question there is, and for the size's `full`
 # The longest is the first that is trained, so that those at a time end together.
 VARIATIONS = (
     Variation("sdpo", ()),
     Variation("listwise", ("--loss", "listwise")),
     Variation("all-questions", ("--data", ALL)),
-    Variation("full", ("--lora-r", "0", "--learning-rate", "3e-4")),
+    Variation("full", ("--lora-r", "0", "--learning-rate", FULL)),
     Variation("hard", ("--negatives", "hard")),
     Variation("beta-0.5", ("--beta", "0.5")),
     Variation("template", ("--template", "{context} In short, the case cited at <HOLDING> was")),
@@ -68,9 +82,10 @@ FROM_GRID = {"sdpo": f"sdpo-neg{NUM_NEG}-beta0.1-seed{SEED}", "listwise": f"list
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu: two cores, two hours; gpu: one card")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="cpu, pretrained: two cores, hours; gpu: one card")
+    parser.add_argument("--base", default="smollm2", metavar="MODEL", help="what --size pretrained tunes")
     parser.add_argument("--casehold", type=Path, required=True, help="folder with train, validation and test")
-    parser.add_argument("--opinions", type=Path, required=True, help="folder or file of opinions")
+    parser.add_argument("--opinions", type=Path, nargs="+", required=True, help="folders or files of opinions")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/reproduce"), help="folder, to go on with if it exists"
     )
@@ -83,9 +98,10 @@ class Reproduction:
 
     def __init__(self, args: argparse.Namespace):
         self.size, self.output = SIZES[args.size], args.output
-        self.casehold, self.opinions = args.casehold.resolve(), args.opinions.resolve()  # no name of the hub's
+        self.casehold = args.casehold.resolve()  # no name of the hub's
+        self.opinions = [path.resolve() for path in args.opinions]
         self.output.mkdir(parents=True, exist_ok=True)
-        self.model = self.output / "model"
+        self.model = self.output / "model" if self.size["pretrain"] else args.base
 
     def script(self, name: str, *flags) -> None:
         """Run one of the project's scripts; raises KeyboardInterrupt where it was interrupted and saved."""
@@ -123,7 +139,7 @@ class Reproduction:
     def mine(self) -> None:
         if not (self.output / "mined").exists():
             flags = ["--exclude", self.casehold, "--propositions", "--output", self.output / "mined"]
-            self.script("tools/mine_holdings.py", self.opinions, *flags)
+            self.script("tools/mine_holdings.py", *self.opinions, *flags)
 
     def mix(self) -> None:
         """questions: of each kind, a training split of the grid's size; all: with every question. Their validation and
@@ -141,19 +157,19 @@ class Reproduction:
                         shutil.copy(find_split(str(self.casehold), split), folder / f"{split}.jsonl")
 
     def pretrain(self) -> None:
-        if (self.model / "config.json").exists():
+        if not self.size["pretrain"] or (self.model / "config.json").exists():
             return
         if (self.model / "pretraining" / "run.json").exists():
             flags = ["--resume"]
         else:
             shutil.rmtree(self.model, ignore_errors=True)  # killed before there was anything to go on with
-            flags = ["--text", self.opinions, "--questions", self.casehold, "--exclude", self.casehold]
+            flags = ["--text", *self.opinions, "--questions", self.casehold, "--exclude", self.casehold]
             flags += self.size["pretrain"]
         self.script("tools/pretrain_lm.py", *flags, "--output", self.model)
 
     def grid(self) -> None:
         flags = ["--loss", *LOSSES, "--every-num-neg", "sdpo", "--every-seed", "sdpo", "--seed", "0", "1", "2"]
-        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--score", "reward", "--jobs", self.size["jobs"]]
+        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--score", self.size["score"], "--jobs", self.size["jobs"]]
         flags += shared_flags(self.settings)
         if not (self.output / "grid" / "report.md").exists():
             self.script("tools/sweep.py", *flags, "--output", self.output / "grid")
@@ -164,13 +180,13 @@ class Reproduction:
 
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""
-        everything = str(self.output / "all")
+        stands_for = {ALL: str(self.output / "all"), FULL: str(self.size["full"])}
         for name, run in FROM_GRID.items():
             if not (self.output / "variations" / "runs" / name).exists():
                 with atomic_dir(self.output / "variations" / "runs" / name) as folder:
                     shutil.copytree(self.output / "grid" / "runs" / run, folder, dirs_exist_ok=True)
         variations = [
-            Variation(one.name, tuple(everything if flag == ALL else flag for flag in one.flags)) for one in VARIATIONS
+            Variation(one.name, tuple(stands_for.get(flag, flag) for flag in one.flags)) for one in VARIATIONS
         ]
         threads = max(1, (os.cpu_count() or 1) // self.size["jobs"])
         with Sweep(self.output / "variations", self.settings, threads, score="all", splits=["validation"]) as sweep:

@@ -32,7 +32,7 @@ from lib.questions.prompt_config import MAX_LENGTH, default_contract
 from lib.training.losses import LOSSES
 
 SHARED = ("model", "data", "candidates", "limit", "template", "max_length")
-SHARED += ("epochs", "batch_size", "learning_rate", "lora_r")
+SHARED += ("epochs", "batch_size", "learning_rate", "lora_r", "precision")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     shared("--batch-size", type=positive_int, help="questions at once")
     shared("--learning-rate", type=positive_float, help="of AdamW, at its highest")
     shared("--lora-r", type=nonnegative_int, help="rank of the adapter; 0: every weight is trained")
+    shared("--precision", choices=("auto", "fp32", "bf16"), help="that is trained in")
 
     sweep = parser.add_argument_group("sweep").add_argument
     sweep("--score", choices=SCORES, default="sum", help="of eval_mc.py (the untuned model: sum for reward)")

@@ -44,8 +44,8 @@ def reproduction_report(
         "## Without training on questions",
         _free(grid),
         "## Negatives and losses",
-        f"Runs of {_count(folder / 'questions')} questions each, scored by the log-ratio to the untuned model "
-        "(`--score reward`); in brackets 95 % Wilson intervals of the mean for so many questions.",
+        f"Runs of {_count(folder / 'questions')} questions each, by `--score {grid['settings']['score']}`; in brackets "
+        "95 % Wilson intervals of the mean for so many questions.",
         _grid(grid),
         "## What may raise accuracy, on validation alone",
         f"`all-questions` has {_count(folder / 'all'):,} questions. The best is chosen here, and tested once.",
@@ -61,13 +61,16 @@ def _count(folder: Path) -> int:
 
 
 def _model(folder: Path, grid: dict) -> str:
+    tested = f"Test questions: {grid['questions']['test']}."
+    if not (folder / "model").exists():
+        return f"The model: `{grid['settings']['model']}`, pretrained. {tested}"
     record = read_run(folder / "model" / "pretraining")
     result, settings = record["result"], record["settings"]
     return (
         f"The model: {settings['params']} weights, {record['num_steps']:,} steps of "
         f"{settings['batch_size'] * settings['row_length']:,} tokens, held-out perplexity "
         f"{result['held_out_perplexity']:.1f} ({result['bits_per_byte']:.3f} bits a byte), "
-        f"{result['tokens_per_second']:,.0f} tokens/s. Test questions: {grid['questions']['test']}."
+        f"{result['tokens_per_second']:,.0f} tokens/s. {tested}"
     )
 
 
@@ -76,7 +79,8 @@ def _free(grid: dict) -> str:
         [name, *(f"{grid['baselines'][split][name]:.1%}" for split in grid["questions"])]
         for name in grid["baselines"]["test"]
     ]
-    rows.append(["untuned, sum", *(f"{grid['untuned'][split]['accuracy']:.1%}" for split in grid["questions"])])
+    by = "sum" if grid["settings"]["score"] == "reward" else grid["settings"]["score"]
+    rows.append([f"untuned, {by}", *(f"{grid['untuned'][split]['accuracy']:.1%}" for split in grid["questions"])])
     return table(["", *grid["questions"]], rows)
 
 

@@ -9,6 +9,7 @@ from conftest import ROOT, opinions, rows, write_jsonl
 
 sys.path.insert(0, str(ROOT / "tools"))
 import reproduce  # noqa: E402
+import sweep as tools_sweep  # noqa: E402
 
 from lib.experiments import reproduction  # noqa: E402
 from lib.experiments.variations import Outcome, best  # noqa: E402
@@ -17,6 +18,8 @@ TINY = {
     "pretrain": ["--params", "5m", "--vocab", "400", "--row-length", "64", "--batch-size", "64", "--epochs", "1"],
     "train": {"batch_size": 4, "learning_rate": 1e-3, "epochs": 1},
     "questions": 8,
+    "score": "reward",
+    "full": 3e-4,
     "jobs": 2,
 }
 
@@ -31,8 +34,8 @@ def test_the_best_variation_is_the_highest_on_validation_and_never_the_untuned_m
 
 
 def test_the_sizes_differ_in_flags_alone():
-    first, second = reproduce.SIZES.values()
-    assert first.keys() == second.keys() and first["train"].keys() == second["train"].keys()
+    first, *others = reproduce.SIZES.values()
+    assert all(one.keys() == first.keys() and one["train"].keys() >= first["train"].keys() for one in others)
 
 
 def test_mixing_keeps_every_row_whole_and_leaves_propositions_to_all(tmp_path, monkeypatch):
@@ -55,6 +58,18 @@ def test_mixing_keeps_every_row_whole_and_leaves_propositions_to_all(tmp_path, m
             mixed = [json.loads(line) for line in file]
         assert sorted(mixed, key=lambda row: row["context"]) == sorted(expected, key=lambda row: row["context"])
         assert reproduction._count(tmp_path / "out" / name) == len(expected)
+
+
+def test_a_pretrained_model_is_taken_by_name(tmp_path, monkeypatch):
+    flags = ["--size", "pretrained", "--casehold", "c", "--opinions", "a", "b", "--output", str(tmp_path)]
+    work, commands = reproduce.Reproduction(reproduce.build_parser().parse_args(flags)), []
+    monkeypatch.setattr(work, "script", lambda *command: commands.append(list(map(str, command))))
+    for stage in (work.mine, work.pretrain, work.grid):
+        stage()
+    mining, grid = commands
+    assert mining[:3] == ["tools/mine_holdings.py", str(work.opinions[0]), str(work.opinions[1])]
+    assert grid[grid.index("--model") + 1] == "smollm2" and grid[grid.index("--score") + 1] == "pmi"
+    tools_sweep.build_parser().parse_args(grid[1:])
 
 
 def test_the_untuned_model_is_shipped_under_the_prompt_of_the_run(tmp_path, monkeypatch):
