@@ -4,10 +4,11 @@
 python tools/reproduce.py --size cpu --casehold DIR --opinions DIR --output runs/reproduce
 python tools/reproduce.py --size pretrained --base smollm2 --casehold DIR --opinions DIR DIR --output runs/pretrained
 
-Mines questions of the opinions, pretrains a model on them (--size pretrained takes one from elsewhere), runs the grid (each number of negatives with three seeds,
-each loss), tries what may raise accuracy, chooses on validation, tests once, exports that run and scores it in C++.
-Opinions that share 13 consecutive words with validation or test are left out first. Stopped or killed at any moment,
-the same command goes on; --minutes 10 stops by itself. In --output: report.md, and a folder for each stage.
+Mines questions of the opinions, pretrains a model on them (--size pretrained takes one from elsewhere), runs the grid
+(each number of negatives with three seeds, each loss), tries what may raise accuracy, chooses on validation, tests
+once, exports that run and scores it in C++. Opinions that share 13 consecutive words with validation or test are left
+out first. Stopped or killed at any moment, the same command goes on; --minutes 10 stops by itself. In --output:
+report.md, and a folder for each stage.
 """
 
 import argparse
@@ -169,8 +170,8 @@ class Reproduction:
 
     def grid(self) -> None:
         flags = ["--loss", *LOSSES, "--every-num-neg", "sdpo", "--every-seed", "sdpo", "--seed", "0", "1", "2"]
-        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--score", self.size["score"], "--jobs", self.size["jobs"]]
-        flags += shared_flags(self.settings)
+        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--score", self.size["score"]]
+        flags += ["--jobs", self.size["jobs"], *shared_flags(self.settings)]
         if not (self.output / "grid" / "report.md").exists():
             self.script("tools/sweep.py", *flags, "--output", self.output / "grid")
 
