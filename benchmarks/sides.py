@@ -18,8 +18,9 @@ from lib.export.attention import BLOCKS
 from lib.export.files import read_metadata
 from lib.export.session import onnx_scorer
 from lib.models.loading import load_model, make_policy
+from lib.packed.attention import FEWEST_BLOCKS
 from lib.packed.onednn import applies
-from lib.packed.onednn_layers import FEWEST_BLOCKS, use_onednn
+from lib.packed.onednn_layers import use_onednn
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
 from lib.paths import ROOT

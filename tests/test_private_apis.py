@@ -6,12 +6,15 @@ A new version of one of them fails here first, and says what to read before `req
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 
 import pytest
 import torch
 from conftest import ROOT, tiny_model
 
 from lib.models.loading import make_policy
+from lib.packed.elementwise import OnePassGate, OnePassNorm
+from lib.packed.onednn_layers import ONE_PASS
 
 # The versions against which every use below was read.
 READ = {
@@ -25,16 +28,19 @@ READ = {
 # What is private or undocumented, of which library, and the files that use it.
 NAMES = {
     "torch.ops.mkldnn._linear_pointwise": ("torch", ["lib/packed/onednn.py"]),
-    "torch._softmax_backward_data": ("torch", ["lib/packed/onednn_layers.py"]),
+    "torch._softmax_backward_data": ("torch", ["lib/packed/attention.py"]),
     "transformers.integrations.sdpa_attention.sdpa_attention_forward": (
         "transformers",
-        ["lib/packed/onednn_layers.py"],
+        ["lib/packed/attention.py"],
     ),
-    "transformers.masking_utils.AttentionMaskInterface": ("transformers", ["lib/packed/onednn_layers.py"]),
-    "transformers.masking_utils.sdpa_mask": ("transformers", ["lib/packed/onednn_layers.py"]),
-    "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS": ("transformers", ["lib/packed/scored_rows.py"]),
-    "transformers.models.llama.modeling_llama.rotate_half": ("transformers", ["lib/packed/scored_rows.py"]),
-    "peft.tuners.lora.Linear._cast_input_dtype": ("peft", ["lib/packed/onednn_layers.py"]),
+    "transformers.masking_utils.AttentionMaskInterface": ("transformers", ["lib/packed/attention.py"]),
+    "transformers.masking_utils.sdpa_mask": ("transformers", ["lib/packed/attention.py"]),
+    "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS": (
+        "transformers",
+        ["lib/packed/scored_rows.py", "lib/packed/rotary.py"],
+    ),
+    "transformers.models.llama.modeling_llama.rotate_half": ("transformers", ["lib/packed/rotary.py"]),
+    "peft.tuners.lora.Linear._cast_input_dtype": ("peft", ["lib/packed/lora.py"]),
     "accelerate.state.AcceleratorState._reset_state": ("accelerate", ["tests/conftest.py"]),
 }
 # Attributes that `ScoredRows` takes of a decoder layer, `OneDnnLora` of an adapter's, and three files of a model.
@@ -87,11 +93,22 @@ def test_a_decoder_layer_is_made_as_the_narrowed_one_takes_it(family):
     assert {"hidden_states", "attention_mask", "position_embeddings"} <= set(given), given
 
 
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_a_class_that_is_known_by_its_name_is_there_and_made_as_we_take_it(name):
+    """Its mathematics were read in the version above."""
+    family = re.sub("(RMSNorm|MLP|Attention)$", "", name).lower()
+    found = getattr(importlib.import_module(f"transformers.models.{family}.modeling_{family}"), name)
+    source = inspect.getsource(found)
+    taken = {OnePassNorm: ("weight", "eps"), OnePassGate: ("gate_proj", "up_proj", "down_proj", "act_fn")}
+    missing = [part for part in taken.get(ONE_PASS[name], ATTENTION) if part not in source]
+    assert not missing, f"{name} has no {missing} any more; lib/packed/elementwise.py and rotary.py take them"
+
+
 def test_an_adapters_layer_is_made_as_ours_takes_it():
     policy = make_policy(tiny_model(), 4, 8, 0.1, checkpointing=False)
     layer = policy.get_base_model().base_model.layers[0].mlp.up_proj
     missing = [name for name in ADAPTER if not hasattr(layer, name)]
-    assert not missing, f"a LoRA layer has no {missing} any more; lib/packed/onednn_layers.py takes them"
+    assert not missing, f"a LoRA layer has no {missing} any more; lib/packed/lora.py takes them"
     assert type(layer.base_layer) is torch.nn.Linear
 
 

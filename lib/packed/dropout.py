@@ -3,31 +3,61 @@
 import torch
 from torch import Tensor, nn
 
-BITS = 16  # of randomness an element; four elements share a draw
-STEPS = 2**BITS
+from lib.packed import kernels
+
+STEPS = 2**32  # of the rate
+BITS = 16  # of randomness an element without the kernels; four elements share a draw
 
 
-class SixteenBitDropout(nn.Dropout):
+class CheapDropout(nn.Dropout):
     """`nn.Dropout` (Srivastava et al. 2014) of states of any shape, whose rate on a CPU is the nearest multiple of
-    2^-16; what is kept is scaled by that very rate."""
+    2^-32 (2^-16 without the kernels); what is kept is scaled by that very rate."""
 
     def forward(self, states: Tensor) -> Tensor:
-        dropped = round(self.p * STEPS)
-        if not self.training or not dropped or dropped == STEPS or states.device.type != "cpu":
+        if not self.training or not 0 < self.p < 1 or states.device.type != "cpu":
             return super().forward(states)
-        return _Dropout.apply(states, dropped)
+        return (_Hashed if kernels.suits(states) else _Drawn).apply(states, self.p)
 
 
-class _Dropout(torch.autograd.Function):
+class Drop:
+    """One draw of what is dropped: an element's fate is a hash of its place and of a seed, which is drawn here. So
+    nothing is kept for the backward pass but the seed."""
+
+    def __init__(self, rate: float):
+        self.seed = int(torch.randint(2**62, ()))
+        self.dropped = min(round(rate * STEPS), STEPS - 1)
+        self.scale = STEPS / (STEPS - self.dropped)
+
+    def __call__(self, states: Tensor, add_to: Tensor | None = None) -> Tensor:
+        """The contiguous states with the dropped elements 0 and the others scaled, or `add_to` increased by that."""
+        out = torch.empty_like(states) if add_to is None else add_to
+        add = int(add_to is not None)
+        kernels.run("drop", states, out, states.numel(), self.seed, self.dropped, self.scale, add)
+        return out
+
+
+class _Hashed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states: Tensor, rate: float) -> Tensor:
+        ctx.drop = Drop(rate)
+        return ctx.drop(states.contiguous())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.drop(gradient.contiguous()), None
+
+
+class _Drawn(torch.autograd.Function):
     """Keeps a byte an element for the backward pass, where PyTorch keeps a number of the states' type."""
 
     @staticmethod
-    def forward(ctx, states: Tensor, dropped: int) -> Tensor:
+    def forward(ctx, states: Tensor, rate: float) -> Tensor:
+        dropped = min(max(round(rate * 2**BITS), 1), 2**BITS - 1)
         draws = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         uniform = draws.view(torch.int16)[: states.numel()].view(states.shape)  # from -2^15 to 2^15 - 1
-        kept = uniform >= dropped - STEPS // 2
+        kept = uniform >= dropped - 2 ** (BITS - 1)
         ctx.save_for_backward(kept)
-        ctx.scale = STEPS / (STEPS - dropped)
+        ctx.scale = 2**BITS / (2**BITS - dropped)
         return (states * kept).mul_(ctx.scale)
 
     @staticmethod

@@ -47,6 +47,23 @@ class PackedBatch:
         numbers = torch.arange(count, device=self.cand_index.device).expand_as(self.cand_index)
         return replace(self, cand_index=numbers.where(self.cand_index >= 0, PADDING), num_candidates=count)
 
+    def parts(self, max_tokens: int) -> list[tuple[list[int], "PackedBatch"]]:
+        """Rows of like length together, cut to the longest of them, with their places in the batch; a part has
+        `max_tokens` at most with its padding, unless it is one row."""
+        lengths = (self.segment_ids != PADDING).sum(1).tolist()
+        parts: list[list[int]] = []
+        for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+            if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= max_tokens:
+                parts[-1].append(place)
+            else:
+                parts.append([place])
+        return [(places, self._rows(places, lengths[places[0]])) for places in parts]
+
+    def _rows(self, places: list[int], length: int) -> "PackedBatch":
+        scored = int((self.cand_index[places] != PADDING).sum(1).max())
+        fed = {name: getattr(self, name)[places, :length] for name in TENSORS[:3]}
+        return replace(self, **fed, **{name: getattr(self, name)[places, :scored] for name in TENSORS[3:]})
+
 
 def pack(encoded: Sequence[EncodedQuestion], candidates: Sequence[Sequence[int]] | None = None) -> PackedBatch:
     """Pack one question a row; `candidates[b]` names the candidates row b takes and their order (default: all)."""

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import rotate_half
 
 from lib.packed.pack import gather_rows
+from lib.packed.rotary import turned_heads
 
 # Families whose decoder layers are made as `ScoredRows` takes them: norm, attention, norm, gated MLP, full rotary.
 ROTARY_FAMILIES = ("llama", "qwen2", "qwen3")
@@ -31,16 +31,11 @@ class ScoredRows(nn.Module):
         def rows_of(states: Tensor) -> Tensor:
             return gather_rows(states, self.pred_index).view(batch, self.pred_index.shape[1], states.shape[-1])
 
-        def heads(projection: nn.Module, states: Tensor, norm: nn.Module | None = None) -> Tensor:
-            split = projection(states).view(batch, states.shape[1], -1, attention.head_dim)
-            return (norm(split) if norm else split).transpose(1, 2)
-
         cos, sin = (table.expand(batch, length, -1) for table in position_embeddings)
         normed = self.layer.input_layernorm(hidden_states)
-        query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))  # qwen3 has them
-        query = rotate(heads(attention.q_proj, rows_of(normed), query_norm), rows_of(cos), rows_of(sin))
-        key = rotate(heads(attention.k_proj, normed, key_norm), cos, sin)
-        value = heads(attention.v_proj, normed)
+        query = turned_heads(attention, "q", rows_of(normed), rows_of(cos), rows_of(sin))
+        key = turned_heads(attention, "k", normed, cos, sin)
+        value = attention.v_proj(normed).view(batch, length, -1, attention.head_dim).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
         mixed, _ = attend(
             attention,
@@ -79,8 +74,3 @@ def last_layer_narrowed(model: PreTrainedModel, pred_index: Tensor) -> Iterator[
         yield
     finally:
         layers[-1] = last
-
-
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of states [B, heads, L, D] by the tables [B, L, D]."""
-    return states * cos[:, None] + rotate_half(states) * sin[:, None]

@@ -8,6 +8,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lib.packed import kernels
 from lib.packed.onednn import linear
 from lib.packed.pack import PackedBatch, attention_mask, gather_rows
 from lib.packed.scored_rows import can_narrow, decoder_of, last_layer_narrowed
@@ -15,6 +16,8 @@ from lib.packed.scored_rows import can_narrow, decoder_of, last_layer_narrowed
 # Of the vocabulary of a frozen projection at once: 16 kB of fp32 logits a row, which a CPU's cache holds for some rows.
 PROJECTION_SLICE = 4096
 GPU_LOGITS = 2**26  # at once on a GPU, which wants few large products: 256 MB in fp32
+# Of a batch at once on a CPU, padding included: what the layers make of more leaves its cache.
+PART_TOKENS = 512
 CHUNK_ROWS = 128  # of a trained one at once: 78 MB of fp32 logits with 151,936 tokens
 
 
@@ -39,6 +42,15 @@ class PackedScorer(nn.Module):
 
     def token_logprobs(self, batch: PackedBatch) -> Tensor:
         """log p(target | prompt, earlier tokens of its candidate) [B, N] in fp32; on padding it means nothing."""
+        if batch.input_ids.device.type != "cpu":
+            return self._token_logprobs(batch)
+        parts = batch.parts(PART_TOKENS)
+        width = batch.pred_index.shape[1]
+        scored = [F.pad(part, (0, width - part.shape[1])) for part in (self._token_logprobs(own) for _, own in parts)]
+        places = torch.tensor([place for places, _ in parts for place in places])
+        return torch.cat(scored)[places.argsort()]
+
+    def _token_logprobs(self, batch: PackedBatch) -> Tensor:
         head = self.causal_lm.get_output_embeddings()
         scored = project_logprobs(self.scored_states(batch), batch.target_ids.flatten().clamp(min=0), head)
         return scored.view_as(batch.pred_index)
@@ -98,20 +110,16 @@ class _FrozenProjection(torch.autograd.Function):
         index = target_ids[:, None].clone()
         for part in weight.split(slice_tokens(len(rows), rows.device.type)):
             product = linear(rows, part)
-            logits = product.float()
             here = (index >= 0) & (index < len(part))
-            of_target = logits.gather(1, index.clamp(0, len(part) - 1)).where(here, of_target)
+            of_target = product.gather(1, index.clamp(0, len(part) - 1)).float().where(here, of_target)
             index -= len(part)
-            risen = torch.maximum(highest, logits.amax(1, keepdim=True))
-            shrink, highest = (highest - risen).exp(), risen
-            exponentials = logits.sub_(risen).exp_()
-            normaliser.mul_(shrink).add_(exponentials.sum(1, keepdim=True))
+            exponentials, shrink = _add_exponentials(product, highest, normaliser)
             if mean is not None:  # of the weight's rows
-                mean.mul_(shrink).add_(linear(exponentials.to(part.dtype), part.t()))
+                mean.mul_(shrink).add_(linear(exponentials, part.t()))
         target_rows = weight[target_ids]
         if mean is not None:
             ctx.save_for_backward((target_rows - mean.div_(normaliser)).to(rows.dtype))
-        if product.dtype != torch.float32:  # in both places: a log-prob stays at 0 or below, and exact near it
+        if rows.dtype != torch.float32:  # in both places: a log-prob stays at 0 or below, and exact near it
             others = (normaliser - (of_target - highest).exp()).clamp(min=0)
             of_target = _target_logits(rows, target_rows)
             normaliser = others + (of_target - highest).exp()
@@ -121,6 +129,21 @@ class _FrozenProjection(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         [of_rows] = ctx.saved_tensors
         return gradient[:, None].to(of_rows.dtype) * of_rows, None, None
+
+
+def _add_exponentials(logits: Tensor, highest: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logits - highest) [M, S], which may take the place of the logits, and by how much what was summed before
+    shrinks [M, 1]. Of all logits so far, highest [M, 1] becomes the maximum and normaliser [M, 1] the sum."""
+    if kernels.suits(logits):
+        shrink = torch.empty_like(highest)
+        kernels.run("add_exponentials", logits, highest, normaliser, shrink, *logits.shape)
+        return logits, shrink
+    risen = torch.maximum(highest, logits.amax(1, keepdim=True).float())
+    shrink = (highest - risen).exp()
+    exponentials = (logits.float() - risen).exp_()
+    highest.copy_(risen)
+    normaliser.mul_(shrink).add_(exponentials.sum(1, keepdim=True))
+    return exponentials.to(logits.dtype), shrink
 
 
 def slice_tokens(num_rows: int, device_type: str) -> int:

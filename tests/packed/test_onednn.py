@@ -10,8 +10,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import lib.packed.scoring
 from lib.models.loading import make_policy
-from lib.packed.dropout import SixteenBitDropout
-from lib.packed.onednn_layers import OneDnnLinear, OneDnnLora, onednn_attention, use_onednn
+from lib.packed.attention import onednn_attention
+from lib.packed.dropout import CheapDropout
+from lib.packed.lora import OneDnnLora
+from lib.packed.onednn_layers import OneDnnLinear, use_onednn
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer, project_logprobs
 
@@ -164,7 +166,7 @@ def test_checkpointing_and_an_adapters_dropout_change_no_gradient(encode):
     def the_same_draws_alone(policy):
         for module in policy.modules():
             if type(module) is nn.Dropout:
-                module.__class__ = SixteenBitDropout
+                module.__class__ = CheapDropout
         return policy
 
     for prepare, checkpointing in ((use_onednn, True), (use_onednn, False), (the_same_draws_alone, False)):
@@ -228,7 +230,7 @@ def test_a_sure_token_has_a_log_prob_of_almost_0_in_bf16():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
-    states, module = torch.ones(3, 1001, 333, dtype=dtype, requires_grad=True), SixteenBitDropout(rate)
+    states, module = torch.ones(3, 1001, 333, dtype=dtype, requires_grad=True), CheapDropout(rate)
     out = module(states)
     dropped = out == 0
     assert dropped.float().mean().item() == pytest.approx(rate, abs=4e-3)
@@ -249,4 +251,4 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
 def test_adapters_take_it():
     policy = use_onednn(make_policy(tiny_model(), 4, 8, 0.1, checkpointing=False))
     kinds = {type(module) for module in policy.modules() if isinstance(module, torch.nn.Dropout)}
-    assert kinds == {SixteenBitDropout}
+    assert kinds == {CheapDropout}

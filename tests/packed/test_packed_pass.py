@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib.packed import pack as packing
 from lib.packed import scoring
+from lib.packed.attention import ATTENTION
 from lib.packed.inference import like_length, score_questions
-from lib.packed.onednn_layers import ATTENTION
 from lib.packed.pack import as_bytes, from_bytes, pack
 from lib.packed.scored_rows import can_narrow
 from lib.packed.scoring import PackedScorer
