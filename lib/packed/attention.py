@@ -16,6 +16,7 @@ from lib.packed.pack import causal_bounds
 ATTENTION = "onednn"
 # Causal attention takes its queries in blocks: 2/3 of the work in three, and a bound to the memory of long rows.
 FEWEST_BLOCKS, LONGEST_BLOCK = 3, 512
+EVEN = 32  # bounds of blocks are multiples of it, as bf16's products like them
 
 
 def onednn_attention(
@@ -80,7 +81,8 @@ def _blocks(query: Tensor, key: Tensor, causal: bool) -> Iterator[tuple[tuple, t
     head, since oneDNN's fp32 products are of matrices."""
     length, key_heads = query.shape[2], key.shape[1]
     group = query.shape[1] // key_heads
-    bounds = causal_bounds(length, max(FEWEST_BLOCKS, length // LONGEST_BLOCK)) if causal else [0, length]
+    blocks = max(FEWEST_BLOCKS, length // LONGEST_BLOCK) if causal else 1
+    bounds = [EVEN * bound for bound in causal_bounds(length // EVEN, blocks)[:-1]] + [length]
     together = key_heads if query.dtype == torch.bfloat16 else 1
     for row in range(key.shape[0]):
         for head in range(0, key_heads, together):

@@ -16,7 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from lib.questions.prompt import EncodedQuestion
 
 PADDING = -1
-TENSORS = ("input_ids", "position_ids", "segment_ids", "pred_index", "target_ids", "cand_index")
+FED = ("input_ids", "position_ids", "segment_ids")
+TENSORS = (*FED, "pred_index", "target_ids", "cand_index")
+FILL = {"input_ids": 0, "position_ids": 0}  # of padding, else -1
 
 
 @dataclass(frozen=True)
@@ -47,22 +49,25 @@ class PackedBatch:
         numbers = torch.arange(count, device=self.cand_index.device).expand_as(self.cand_index)
         return replace(self, cand_index=numbers.where(self.cand_index >= 0, PADDING), num_candidates=count)
 
-    def parts(self, max_tokens: int) -> list[tuple[list[int], "PackedBatch"]]:
-        """Rows of like length together, cut to the longest of them, with their places in the batch; a part has
-        `max_tokens` at most with its padding, unless it is one row."""
-        lengths = (self.segment_ids != PADDING).sum(1).tolist()
+    def parts(self, max_tokens: int, multiple: int) -> list[tuple[list[int], "PackedBatch"]]:
+        """Rows of like length together, with their places in the batch; a part is as long as its longest row, rounded
+        up to a `multiple` as its scored tokens are, and has `max_tokens` at most with its padding, or one row."""
+        lengths = [-(-length // multiple) * multiple for length in (self.segment_ids != PADDING).sum(1).tolist()]
         parts: list[list[int]] = []
         for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
             if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= max_tokens:
                 parts[-1].append(place)
             else:
                 parts.append([place])
-        return [(places, self._rows(places, lengths[places[0]])) for places in parts]
+        return [(places, self._rows(places, lengths[places[0]], multiple)) for places in parts]
 
-    def _rows(self, places: list[int], length: int) -> "PackedBatch":
+    def _rows(self, places: list[int], length: int, multiple: int) -> "PackedBatch":
         scored = int((self.cand_index[places] != PADDING).sum(1).max())
-        fed = {name: getattr(self, name)[places, :length] for name in TENSORS[:3]}
-        return replace(self, **fed, **{name: getattr(self, name)[places, :scored] for name in TENSORS[3:]})
+        cut = {}
+        for name, tensor in self.tensors().items():
+            width = length if name in FED else -(-scored // multiple) * multiple
+            cut[name] = F.pad(tensor[places], (0, width - tensor.shape[1]), value=FILL.get(name, PADDING))
+        return replace(self, **cut)
 
 
 def pack(encoded: Sequence[EncodedQuestion], candidates: Sequence[Sequence[int]] | None = None) -> PackedBatch:
@@ -73,9 +78,8 @@ def pack(encoded: Sequence[EncodedQuestion], candidates: Sequence[Sequence[int]]
     for item, chosen in zip(encoded, candidates, strict=True):
         for name, values in _row(item.prompt_ids, [item.ending_ids[index] for index in chosen]).items():
             columns[name].append(torch.tensor(values, dtype=torch.int64))
-    padding = {"input_ids": 0, "position_ids": 0}
     tensors = (
-        pad_sequence(rows, batch_first=True, padding_value=padding.get(name, PADDING)) for name, rows in columns.items()
+        pad_sequence(rows, batch_first=True, padding_value=FILL.get(name, PADDING)) for name, rows in columns.items()
     )
     return PackedBatch(*tensors, num_candidates=max(map(len, candidates)))
 

@@ -77,7 +77,7 @@ def test_a_frozen_projection_of_large_logits_neither_overflows_nor_vanishes(monk
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
-@pytest.mark.parametrize("length", [2, 9])
+@pytest.mark.parametrize("length", [2, 9, 100])
 @pytest.mark.parametrize("heads, key_heads, of_value", [(4, 4, 8), (6, 2, 8), (4, 4, 5)])
 def test_attention_equals_pytorchs(heads, key_heads, of_value, length, is_causal):
     torch.manual_seed(0)
