@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.paths import CACHE_DIR, atomic_file
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE, HEADER = (Path(__file__).with_name(f"kernels.{kind}") for kind in ("cpp", "h"))
 # Without -ffast-math, which would change how the whole process rounds to 0.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
@@ -67,7 +67,8 @@ def _functions() -> dict | None:
 def _compiled() -> Path:
     """The shared library. Its name says source, command, and the processor that it was compiled for."""
     command = [os.environ.get("CXX", "c++"), *FLAGS]
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join([*command, _processor()]).encode()).hexdigest()[:16]
+    code = SOURCE.read_bytes() + HEADER.read_bytes()
+    key = hashlib.sha256(code + " ".join([*command, _processor()]).encode()).hexdigest()[:16]
     path = CACHE_DIR / "kernels" / f"{key}.so"
     if not path.exists():
         with atomic_file(path) as temporary:

@@ -39,7 +39,7 @@ def reference_logprobs(
     """
     layout = [precision, accelerator.device.type, batch_size, scorer.causal_lm.config.to_json_string()]
     layout += [torch.__version__, transformers.__version__, peft.__version__]
-    code = [str(path) for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cpp")]
+    code = [str(path) for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cpp", ".h")]
     layout.append(source_sha256(*sorted(code)))
     path = CACHE_DIR / "reference" / f"{cache_key(weights_sha256, encoded, layout)}.safetensors"
     counts = [len(item.ending_ids) for item in encoded]

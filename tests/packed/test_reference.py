@@ -110,4 +110,5 @@ def test_other_code_is(computed, monkeypatch):
     monkeypatch.setattr(reference, "source_sha256", lambda *files: given.extend(files) or "another")
     assert computed()
     names = {file.rsplit("/", 1)[1] for file in given}
-    assert {"pack.py", "scoring.py", "scored_rows.py", "onednn_layers.py", "kernels.cpp", "inference.py"} <= names
+    assert {"pack.py", "scoring.py", "scored_rows.py", "onednn_layers.py", "inference.py"} <= names
+    assert {"kernels.cpp", "kernels.h"} <= names
