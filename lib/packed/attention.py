@@ -1,4 +1,4 @@
-"""Attention of the packed pass on a CPU in causal blocks, by oneDNN's products and a softmax in one pass."""
+"""Attention of the packed pass on a CPU in causal blocks, whose softmax takes one pass."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,7 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from lib.packed import kernels
-from lib.packed.onednn import applies, linear, weight_gradient
+from lib.packed.onednn import applies, batched, linear, weight_gradient
 from lib.packed.pack import causal_bounds
 
 ATTENTION = "onednn"
@@ -77,13 +77,13 @@ class _Attention(torch.autograd.Function):
 
 def _blocks(query: Tensor, key: Tensor, causal: bool) -> Iterator[tuple[tuple, tuple, tuple]]:
     """Indices of a block of queries [heads, l, D], of the keys [kv_heads, m, D] that it may see, and of its part of the
-    mask [l, m]. A causal block sees no key after its own end. In bf16 a block has all heads, in fp32 those of one key
-    head, since oneDNN's fp32 products are of matrices."""
+    mask [l, m]. A causal block sees no key after its own end. Where products are `batched` a block has all heads, else
+    those of one key head."""
     length, key_heads = query.shape[2], key.shape[1]
     group = query.shape[1] // key_heads
     blocks = max(FEWEST_BLOCKS, length // LONGEST_BLOCK) if causal else 1
     bounds = [EVEN * bound for bound in causal_bounds(length // EVEN, blocks)[:-1]] + [length]
-    together = key_heads if query.dtype == torch.bfloat16 else 1
+    together = key_heads if batched(query.dtype) else 1
     for row in range(key.shape[0]):
         for head in range(0, key_heads, together):
             heads, theirs = slice(head * group, (head + together) * group), slice(head, head + together)
@@ -105,7 +105,7 @@ def _put(place: Tensor, values: Tensor) -> None:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """left [n, r, k] by right [n, c, k]: [n, r, c], each matrix by its own."""
-    if left.dtype == torch.bfloat16:
+    if batched(left.dtype):
         return torch.bmm(left, right.transpose(1, 2))
     [left], [right] = left, right  # one at a time, see `_blocks`
     return linear(left, right)[None]
@@ -113,7 +113,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """The transposes of left [n, k, r] by right [n, k, c]: [n, r, c]."""
-    if left.dtype == torch.bfloat16:
+    if batched(left.dtype):
         return torch.bmm(left.transpose(1, 2), right)
     [left], [right] = left, right
     return weight_gradient(left, right)[None]

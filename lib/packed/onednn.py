@@ -1,6 +1,10 @@
 """oneDNN's fp32 products on a CPU. PyTorch's own are MKL's, which on AMD processors leave AVX-512 unused: at the
 model's shapes oneDNN is more than twice as fast there."""
 
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +14,19 @@ def applies(states: Tensor) -> bool:
     """Whether products with `states` are oneDNN's to take: fp32 on a CPU, not empty, and no autocast."""
     usual = states.device.type == "cpu" and states.dtype == torch.float32 and states.numel() > 0
     return usual and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+
+
+def batched(dtype: torch.dtype) -> bool:
+    """Whether many small products of this type go in one call. oneDNN takes fp32's one at a time only; MKL takes them
+    all at once, and is as fast at each where the processor is Intel's."""
+    return dtype == torch.bfloat16 or _is_intels()
+
+
+@cache
+def _is_intels() -> bool:
+    with suppress(OSError):
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return False
 
 
 def linear(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

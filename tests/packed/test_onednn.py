@@ -8,6 +8,7 @@ from conftest import rows, tiny_model
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+import lib.packed.onednn
 import lib.packed.scoring
 from lib.models.loading import make_policy
 from lib.packed.attention import onednn_attention
@@ -79,7 +80,10 @@ def test_a_frozen_projection_of_large_logits_neither_overflows_nor_vanishes(monk
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("length", [2, 9, 100])
 @pytest.mark.parametrize("heads, key_heads, of_value", [(4, 4, 8), (6, 2, 8), (4, 4, 5)])
-def test_attention_equals_pytorchs(heads, key_heads, of_value, length, is_causal):
+@pytest.mark.parametrize("intels", [True, False])
+def test_attention_equals_pytorchs(heads, key_heads, of_value, length, is_causal, intels, monkeypatch):
+    """Of all heads in one call, and of one key head at a time."""
+    monkeypatch.setattr(lib.packed.onednn, "_is_intels", lambda: intels)
     torch.manual_seed(0)
     visible = torch.rand(2, 1, length, length) < 0.7
     if is_causal:
