@@ -18,6 +18,7 @@ from lib.paths import CACHE_DIR, atomic_file
 SOURCE, HEADER = (Path(__file__).with_name(f"kernels.{kind}") for kind in ("cpp", "h"))
 # Without -ffast-math, which would change how the whole process rounds to 0.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512"]
+# OpenMP's library is PyTorch's own, which is loaded already under the same name: one pool of threads.
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 TYPES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 # The arguments of each function before the number of threads: tensor, whole number, floating-point number.
