@@ -68,6 +68,7 @@ AttentionInterface.register("blocks", attention_in_blocks)
 
 def test_the_packed_pass_and_its_backward_equal_torchs_count(model, encode, monkeypatch):
     monkeypatch.setattr(lib.packed.scoring, "linear", F.linear)  # the counter does not know oneDNN's product
+    monkeypatch.setattr(lib.packed.scoring, "PART_MULTIPLE", 1)  # no padding
     model.set_attn_implementation("blocks")
     [item] = encode(rows(1))
     scorer = PackedScorer(model)
