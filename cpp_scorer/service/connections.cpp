@@ -122,12 +122,13 @@ void Connections::accept_all() {
 }
 
 /// Closes the connection that has kept us waiting longest for its request, so that another can have its place. Who
-/// sends a request at once is never that one for long.
+/// sends a request at once is never that one for long. Of those that came together it is the one with the lowest number.
 bool Connections::make_room(bool of_bytes) {
   Place oldest = connections_.end();
   for (Place place = connections_.begin(); place != connections_.end(); ++place) {
     if (place->second.state != State::kReading || (of_bytes && place->second.in.empty())) continue;
-    if (oldest == connections_.end() || place->second.since < oldest->second.since) oldest = place;
+    const auto since = [](Place of) { return std::pair(of->second.since, of->first); };
+    if (oldest == connections_.end() || since(place) < since(oldest)) oldest = place;
   }
   if (oldest == connections_.end()) return false;
   close(oldest);
