@@ -15,7 +15,7 @@ from pathlib import Path
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
 from lib.evaluation.compare import LETTERS, comparison_report, differing, read_aligned
-from lib.evaluation.predictions import write_predictions
+from lib.evaluation.predictions import write_every_score, write_predictions
 from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scorers import ModelScorer
 from lib.evaluation.scores import SCORES, Scored
@@ -164,11 +164,12 @@ def describe(source: str) -> str:
 
 def write_outputs(args: argparse.Namespace, scored: Scored, records: list[dict]) -> None:
     """The predictions; with --score all those of every score, in files named after it."""
-    files = {args.output: records}
+    written = [args.output]
     if args.score == "all":
-        files = {args.output.with_suffix(f".{name}.jsonl"): scored.predictions(name) for name in scored.scores}
-    for path, rows in files.items():
-        write_predictions(path, rows)
+        written = write_every_score(args.output, scored)
+    else:
+        write_predictions(args.output, records)
+    for path in written:
         print(f"predictions: {path}")
 
 

@@ -34,7 +34,8 @@ from lib.cli import (
     share,
 )
 from lib.errors import StopRequest, run_script
-from lib.evaluation.scores import Scored, is_correct
+from lib.evaluation.predictions import predictions_file, write_every_score
+from lib.evaluation.scores import Scored
 from lib.models.checkpoint import Checkpoints
 from lib.models.claim import claim_run
 from lib.models.device import describe_device
@@ -202,7 +203,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         precision=precision,
     )
     questions = with_reference(questions, recipe, start.loaded.tokenizer, start.prompt, score)
-    validation_reference = score(validation) if validation and recipe.objective.reference else None
+    validation_reference = score(validation) if validation else None
 
     if accelerator.process_index:  # dropout of its own; the first process keeps that of a run alone
         torch.manual_seed(settings.seed + accelerator.process_index)
@@ -229,8 +230,10 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         journal.step(step, epoch, means, grad_norm=totals["grad_norm"], learning_rate=learning_rate, **speed)
         end_of_epoch = position == steps_per_epoch - 1
         if end_of_epoch and validation:
-            accuracies = accuracies_of(plain_scorer, start, validation_reference, accelerator)
-            journal.validation(step, epoch, accuracies, len(validation))
+            scored = score_validation(plain_scorer, start, validation_reference, accelerator)
+            journal.validation(step, epoch, scored.accuracies, len(validation))
+            if accelerator.is_main_process:
+                write_every_score(folder / predictions_file("validation"), scored)
         stopped = totals["interrupted"] > 0  # a signal may reach some processes alone
         if end_of_epoch or stopped or (step + 1) % settings.save_every == 0:
             checkpoints.save(step + 1, metrics_bytes=journal.metrics_bytes)
@@ -250,16 +253,13 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     return 0
 
 
-def accuracies_of(
+def score_validation(
     scorer: PackedScorer, start: Start, reference: Logprobs | None, accelerator: Accelerator
-) -> dict[str, float]:
-    """The accuracy on validation by each score, the best one first: by log-prob alone one may see nothing learnt where
-    pmi sees much."""
+) -> Scored:
+    """What the policy says of the validation questions now, by every score."""
     score = partial(score_questions, scorer, accelerator=accelerator, description="validation")
     neutral = neutral_logprobs(start.validation, start.loaded.tokenizer, start.prompt, score)
-    scored = Scored(start.validation, score(start.validation), neutral, reference)
-    accuracies = {name: float(is_correct(scored.predictions(name)).mean()) for name in scored.scores}
-    return dict(sorted(accuracies.items(), key=lambda entry: -entry[1]))
+    return Scored(start.validation, score(start.validation), neutral, reference, contract=start.prompt.digest)
 
 
 def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Start) -> None:

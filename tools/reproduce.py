@@ -4,11 +4,11 @@
 python tools/reproduce.py --size cpu --casehold DIR --opinions DIR --output runs/reproduce
 python tools/reproduce.py --size pretrained --base smollm2 --casehold DIR --opinions DIR DIR --output runs/pretrained
 
-Mines questions of the opinions, pretrains a model on them (--size pretrained takes one from elsewhere), runs the grid
-(each number of negatives with three seeds, each loss), tries what may raise accuracy, chooses on validation, tests
-once, exports that run and scores it in C++. Opinions that share 13 consecutive words with validation or test are left
-out first. Stopped or killed at any moment, the same command goes on; --minutes 10 stops by itself. In --output:
-report.md, and a folder for each stage.
+Sets training questions aside to choose by, mines others of the opinions, pretrains a model on them (--size pretrained
+takes one from elsewhere), runs the grid (S-DPO with each number of negatives, each loss), tries what may raise
+accuracy, chooses on validation, tests that run once, exports it and scores it in C++. Opinions that share 13
+consecutive words with validation or test are left out first. Stopped or killed at any moment, the same command goes
+on; --minutes 10 stops by itself. In --output: report.md, and a folder for each stage.
 """
 
 import argparse
@@ -21,27 +21,33 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float
 from lib.errors import InputError, run_script
+from lib.evaluation.predictions import by_score, predictions_file
 from lib.experiments.reproduction import Shipped, reproduction_report
-from lib.experiments.sweep import Sweep, shared_flags
-from lib.experiments.variations import Outcome, Variation, best, outcomes
+from lib.experiments.sweep import UNTUNED, Sweep, shared_flags
+from lib.experiments.variations import RECIPE, Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
 from lib.paths import ROOT, atomic_dir, atomic_file
 from lib.questions.readers import find_split, read_rows
 from lib.training.losses import LOSSES
 
 SEED = 0
+# Losses that are another one where a question has one right ending: S-DPO with 1 negative, and dpo-pairs.
+TWINS = ("dpo", "dpo-best")
 NUM_NEG = 4
-# The sizes differ in these flags alone. pretrain: None where a pretrained model is taken; questions: of a run of the
-# grid, whose accuracies are by `score`; full: the learning rate of full fine-tuning.
+# The sizes differ in these flags alone. pretrain: None where a pretrained model is taken; aside: training questions
+# that join the validation split, which alone tells little apart; questions: of a run of the grid, whose accuracies are
+# by `score`; all: questions at most of the largest run; full: the learning rate of full fine-tuning.
 SIZES = {
     "cpu": {
+        "aside": 400,
+        "all": 10_000,
         "pretrain": ["--params", "5m", "--batch-size", "4", "--minutes", "25", "--precision", "bf16", "--compile"],
         "train": {"batch_size": 8, "learning_rate": 3e-3, "epochs": 1},
         "questions": 1000,
@@ -50,6 +56,8 @@ SIZES = {
         "jobs": 2,
     },
     "gpu": {
+        "aside": 400,
+        "all": 20_000,
         "pretrain": ["--params", "40m", "--batch-size", "32", "--minutes", "6"],
         "train": {"batch_size": 8, "learning_rate": 5e-4, "epochs": 3},
         "questions": 2500,
@@ -58,6 +66,8 @@ SIZES = {
         "jobs": 4,
     },
     "pretrained": {
+        "aside": 400,
+        "all": 4_800,
         "pretrain": None,
         "train": {"batch_size": 4, "learning_rate": 5e-4, "epochs": 1, "lora_r": 16, "precision": "bf16"},
         "questions": 400,
@@ -66,19 +76,26 @@ SIZES = {
         "jobs": 2,
     },
 }
-ALL, FULL = "ALL", "FULL"  # stand for the folder with every question there is, and for the size's `full`
+# Stand for the folders with every real question, and with every question there is, and for the size's `full`.
+REAL, ALL, FULL = "REAL", "ALL", "FULL"
 # The longest is the first that is trained, so that those at a time end together.
 VARIATIONS = (
-    Variation("sdpo", ()),
+    Variation(RECIPE, ()),
     Variation("listwise", ("--loss", "listwise")),
     Variation("all-questions", ("--data", ALL)),
+    Variation("real-questions", ("--data", REAL)),
     Variation("full", ("--lora-r", "0", "--learning-rate", FULL)),
-    Variation("hard", ("--negatives", "hard")),
+    Variation("epochs-2", ("--epochs", "2")),
+    Variation("hard-2-of-4", ("--num-neg", "2", "--negatives", "hard")),
     Variation("beta-0.5", ("--beta", "0.5")),
     Variation("template", ("--template", "{context} In short, the case cited at <HOLDING> was")),
 )
 # Variations that are runs of the grid, and made there.
-FROM_GRID = {"sdpo": f"sdpo-neg{NUM_NEG}-beta0.1-seed{SEED}", "listwise": f"listwise-neg{NUM_NEG}-seed{SEED}"}
+FROM_GRID = {
+    UNTUNED: UNTUNED,
+    RECIPE: f"sdpo-neg{NUM_NEG}-beta0.1-seed{SEED}",
+    "listwise": f"listwise-neg{NUM_NEG}-seed{SEED}",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -94,12 +111,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 class Reproduction:
     """The stages, each left alone where its result stands already."""
 
     def __init__(self, args: argparse.Namespace):
         self.size, self.output = SIZES[args.size], args.output
-        self.casehold = args.casehold.resolve()  # no name of the hub's
+        self.given = args.casehold.resolve()  # no name of the hub's
+        self.casehold, self.mined = self.output / "casehold", self.output / "mined"
         self.opinions = [path.resolve() for path in args.opinions]
         self.output.mkdir(parents=True, exist_ok=True)
         self.model = self.output / "model" if self.size["pretrain"] else args.base
@@ -137,25 +160,37 @@ class Reproduction:
         path = self.output / "seconds.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
+    def set_aside(self) -> None:
+        """casehold: the questions that were given, some of train moved to validation by the seed."""
+        if self.casehold.exists():
+            return
+        splits = (find_split(str(self.given), split) for split in ("train", "validation"))
+        train, validation = ([row for _, row in read_rows(path)] for path in splits)
+        random.Random(SEED).shuffle(train)
+        count = self.size["aside"]
+        with atomic_dir(self.casehold) as folder:
+            write_rows(folder / "train.jsonl", train[count:])
+            write_rows(folder / "validation.jsonl", validation + train[:count])
+            shutil.copy(find_split(str(self.given), "test"), folder / "test.jsonl")
+
     def mine(self) -> None:
-        if not (self.output / "mined").exists():
-            flags = ["--exclude", self.casehold, "--propositions", "--output", self.output / "mined"]
-            self.script("tools/mine_holdings.py", *self.opinions, *flags)
+        if not self.mined.exists():
+            flags = ["--exclude", self.casehold, "--propositions", "--validation-share", 0, "--test-share", 0]
+            self.script("tools/mine_holdings.py", *self.opinions, *flags, "--output", self.mined)
 
     def mix(self) -> None:
-        """questions: of each kind, a training split of the grid's size; all: with every question. Their validation and
-        test are CaseHOLD's."""
-        training = [find_split(str(folder), "train") for folder in (self.casehold, self.output / "mined")]
-        rows = [row for path in training for _, row in read_rows(path)]
-        random.Random(SEED).shuffle(rows)
-        real_or_holding = [row for row in rows if not str(row.get("id")).startswith(f"{PROPOSITION}-")]
-        for name, kept in (("questions", real_or_holding[: self.size["questions"]]), ("all", rows)):
+        """Training splits, each beginning with that before it: questions, of the grid's size; real, with every question
+        of CaseHOLD's; all, with mined holdings and then propositions on top. Validation and test are CaseHOLD's."""
+        real, mined = ([row for _, row in read_rows(folder / "train.jsonl")] for folder in (self.casehold, self.mined))
+        random.Random(SEED).shuffle(mined)
+        mined.sort(key=lambda row: str(row["id"]).startswith(f"{PROPOSITION}-"))
+        kinds = {"questions": real[: self.size["questions"]], "real": real, "all": (real + mined)[: self.size["all"]]}
+        for name, kept in kinds.items():
             if not (self.output / name).exists():
                 with atomic_dir(self.output / name) as folder:
-                    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-                    (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+                    write_rows(folder / "train.jsonl", kept)
                     for split in ("validation", "test"):
-                        shutil.copy(find_split(str(self.casehold), split), folder / f"{split}.jsonl")
+                        shutil.copy(self.casehold / f"{split}.jsonl", folder / f"{split}.jsonl")
 
     def pretrain(self) -> None:
         if not self.size["pretrain"] or (self.model / "config.json").exists():
@@ -168,10 +203,19 @@ class Reproduction:
             flags += self.size["pretrain"]
         self.script("tools/pretrain_lm.py", *flags, "--output", self.model)
 
+    def untuned(self) -> None:
+        """By every score, where the grid and the variations look for it, on all cores."""
+        path = self.output / "grid" / "runs" / UNTUNED / predictions_file("validation")
+        if not by_score(path, "pmi").exists():
+            flags = ["--split", "validation", "--score", "all", "--model", self.model, "--data", self.settings["data"]]
+            flags += ["--precision", self.size["train"].get("precision", "auto"), "--output", path]
+            self.script("eval_mc.py", *flags)
+
     def grid(self) -> None:
-        flags = ["--loss", *LOSSES, "--every-num-neg", "sdpo", "--every-seed", "sdpo", "--seed", "0", "1", "2"]
-        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--score", self.size["score"]]
-        flags += ["--jobs", self.size["jobs"], *shared_flags(self.settings)]
+        losses = [name for name in LOSSES if name not in TWINS]
+        flags = ["--loss", *losses, "--every-num-neg", "sdpo", "--every-seed", "sdpo", "--seed", "0", "1", "2"]
+        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--split", "validation"]
+        flags += ["--score", self.size["score"], "--jobs", self.size["jobs"], *shared_flags(self.settings)]
         if not (self.output / "grid" / "report.md").exists():
             self.script("tools/sweep.py", *flags, "--output", self.output / "grid")
 
@@ -181,7 +225,7 @@ class Reproduction:
 
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""
-        stands_for = {ALL: str(self.output / "all"), FULL: str(self.size["full"])}
+        stands_for = {REAL: str(self.output / "real"), ALL: str(self.output / "all"), FULL: str(self.size["full"])}
         for name, run in FROM_GRID.items():
             if not (self.output / "variations" / "runs" / name).exists():
                 with atomic_dir(self.output / "variations" / "runs" / name) as folder:
@@ -236,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         alarm.start()
     work = Reproduction(args)
     try:
-        for stage in (work.mine, work.mix, work.pretrain, work.grid):
+        for stage in (work.set_aside, work.mine, work.mix, work.pretrain, work.untuned, work.grid):
             with work.timed(stage.__name__):
                 stage()
         with work.timed("vary"):

@@ -22,7 +22,7 @@ from lib.experiments.figures import draw_sweep
 from lib.experiments.grid import Run, make_grid
 from lib.experiments.report import sweep_report
 from lib.experiments.results import collect
-from lib.experiments.sweep import UNTUNED, Sweep
+from lib.experiments.sweep import SPLITS, UNTUNED, Sweep
 from lib.models.loading import load_tokenizer
 from lib.models.runs import read_metrics
 from lib.models.sources import resolve
@@ -61,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     shared("--precision", choices=("auto", "fp32", "bf16"), help="that is trained in")
 
     sweep = parser.add_argument_group("sweep").add_argument
+    evaluated = "questions that every run is evaluated on; the last are those of tables and figures"
+    sweep("--split", choices=SPLITS, nargs="+", default=list(SPLITS), help=evaluated)
     sweep("--score", choices=SCORES, default="sum", help="of eval_mc.py (the untuned model: sum for reward)")
     sweep("--output", type=Path, default=Path("runs/sweep"), help="folder of the sweep, to go on with where it exists")
     jobs = "runs at a time; they share the CPU's cores, and on a GPU its memory"
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     # More threads than cores would make each run slower than alone.
     num_threads = None if args.jobs == 1 else max(1, (os.cpu_count() or 1) // args.jobs)
     settings = {name: getattr(args, name) for name in SHARED}
-    with Sweep(args.output, settings, num_threads, score=args.score) as sweep:
+    with Sweep(args.output, settings, num_threads, score=args.score, splits=args.split) as sweep:
         write_contract(args)
         try:
             sweep.perform(runs, args.jobs)
@@ -100,7 +102,9 @@ def write_sweep_report(sweep: Sweep, runs: list[Run]) -> None:
     if models := example_models(sweep, runs):
         from lib.experiments.examples import make_examples
 
-        report["examples"] = make_examples(models, sweep.settings["data"], sweep.settings["candidates"])
+        report["examples"] = make_examples(
+            models, sweep.settings["data"], sweep.splits[-1], sweep.settings["candidates"]
+        )
     figures = draw_sweep(report, {run.name: read_metrics(sweep.run_folder(run.name)) for run in runs}, sweep.folder)
     for name, text in (
         ("report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n"),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.errors import InputError
-from lib.evaluation.scores import SCORES, choose, score_values
+from lib.evaluation.scores import SCORES, Scored, choose, score_values
 from lib.paths import atomic_file
 from lib.questions.forms import fail
 from lib.questions.readers import read_rows
@@ -23,6 +23,25 @@ def write_predictions(path: Path, records: Sequence[dict]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def predictions_file(split: str) -> str:
+    """What the predictions on a split are called in the folder of the run that they are of."""
+    return f"predictions.{split}.jsonl"
+
+
+def by_score(path: Path, score: str) -> Path:
+    """Where the predictions of one score are, of those that `path` names: NAME.SCORE.jsonl for NAME.jsonl."""
+    return path.with_suffix(f".{score}.jsonl")
+
+
+def write_every_score(path: Path, scored: Scored) -> list[Path]:
+    """A file for each score that can be computed; the paths."""
+    written = []
+    for score in scored.scores:
+        write_predictions(by_score(path, score), scored.predictions(score))
+        written.append(by_score(path, score))
+    return written
 
 
 def read_predictions(path: Path) -> tuple[dict[str, dict], dict[str, str]]:

@@ -37,6 +37,13 @@ class Scored:
         lacking = {"pmi": self.neutral is None, "reward": self.reference is None}
         return tuple(score for score in SCORES if not lacking.get(score))
 
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The accuracy by each score, the best one first: by log-prob alone one may see nothing learnt where pmi sees
+        much."""
+        values = {score: float(is_correct(self.predictions(score)).mean()) for score in self.scores}
+        return dict(sorted(values.items(), key=lambda entry: -entry[1]))
+
     def predictions(self, score: str) -> list[dict]:
         """One record a question in the shared prediction format, chosen by `score`. Log-probs that the score sets
         them against stand beside the log-probs; no others do."""

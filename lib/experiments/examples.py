@@ -1,4 +1,4 @@
-"""What models write for a few test questions, next to the gold (section 6.3 of Marsh)."""
+"""What models write for a few questions, next to the gold (section 6.3 of Marsh)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,10 @@ from lib.training.generation import ending_of, left_padded, stop_ids
 NUM_QUESTIONS = 5
 
 
-def make_examples(models: Mapping[str, str], data: str, candidates_file: str | None = None) -> dict:
-    """For each of the first test questions its gold, and the ending that each of `models` (title to source) writes."""
-    dataset = load_split(data, "test", limit=NUM_QUESTIONS, candidates_file=candidates_file)
+def make_examples(models: Mapping[str, str], data: str, split: str, candidates_file: str | None = None) -> dict:
+    """For each of the split's first questions its gold, and the ending that each of `models` (title to source)
+    writes."""
+    dataset = load_split(data, split, limit=NUM_QUESTIONS, candidates_file=candidates_file)
     precision = pick_precision("auto")
     device = start_accelerator(precision).device
     main_field = dataset.default_template.strip("{}")

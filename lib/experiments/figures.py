@@ -42,7 +42,7 @@ def _series(report: dict, loss: str) -> dict[float, list[dict]]:
 
 
 def _negatives(plt, report: dict):
-    """Loss of each epoch, and accuracy on both splits, over the number of negatives of S-DPO."""
+    """Loss of each epoch, and accuracy, over the number of negatives of S-DPO."""
     series = _series(report, "sdpo")
     if not series:
         return None
@@ -54,7 +54,7 @@ def _negatives(plt, report: dict):
         for epoch in range(len(variants[0]["epoch_losses"])):
             losses = [variant["epoch_losses"][epoch] for variant in variants]
             left.plot(x, losses, "o-", color=f"C{epoch}", alpha=_shade(number), label=f"epoch {epoch + 1}, beta {beta}")
-        _accuracy_line(right, x, variants, f"test, beta {beta}", f"C{number}")
+        _accuracy_line(right, x, variants, report["measured"], f"beta {beta}", f"C{number}")
     _untuned_line(right, report)
     left.set_ylabel("mean training loss")
     for axis in (left, right):
@@ -66,7 +66,7 @@ def _negatives(plt, report: dict):
 
 
 def _responses(plt, report: dict):
-    """Test accuracy over the number of responses, for SWEPO and whatever other loss was run with several."""
+    """Accuracy over the number of responses, for SWEPO and whatever other loss was run with several."""
     by_loss = {loss: _series(report, loss) for loss in dict.fromkeys(one["loss"] for one in report["variants"])}
     if not by_loss.get("swepo"):
         return None
@@ -74,7 +74,7 @@ def _responses(plt, report: dict):
     lines = [(loss, beta, variants) for loss, series in by_loss.items() for beta, variants in series.items()]
     for number, (loss, beta, variants) in enumerate(lines):
         x = [variant["num_neg"] + 1 + 0.04 * number for variant in variants]  # beside each other, not on each other
-        _accuracy_line(axis, x, variants, f"{loss}, beta {beta}", f"C{number}")
+        _accuracy_line(axis, x, variants, report["measured"], f"{loss}, beta {beta}", f"C{number}")
     _untuned_line(axis, report)
     axis.set_xticks(sorted({one["num_neg"] + 1 for _, _, variants in lines for one in variants}))
     axis.set_xlabel("responses a question")
@@ -83,20 +83,21 @@ def _responses(plt, report: dict):
     return figure
 
 
-def _accuracy_line(axis, x: Sequence[float], variants: Sequence[dict], label: str, color: str) -> None:
+def _accuracy_line(axis, x: Sequence[float], variants: Sequence[dict], split: str, label: str, color: str) -> None:
     """Means with their Wilson intervals, and a point for each seed."""
-    tests = [variant["test"] for variant in variants]
-    mean = [test["accuracy"] for test in tests]
-    bounds = [[abs(test["accuracy"] - test["interval"][side]) for test in tests] for side in (0, 1)]
+    shown = [variant[split] for variant in variants]
+    mean = [one["accuracy"] for one in shown]
+    bounds = [[abs(one["accuracy"] - one["interval"][side]) for one in shown] for side in (0, 1)]
     axis.errorbar(x, mean, yerr=bounds, fmt="o-", capsize=3, color=color, label=f"{label} (95 % interval)")
-    for place, test in zip(x, tests, strict=True):
-        axis.plot([place] * len(test["accuracies"]), test["accuracies"], "_", color=color, alpha=0.6)
-    axis.set_ylabel("test accuracy")
+    for place, one in zip(x, shown, strict=True):
+        axis.plot([place] * len(one["accuracies"]), one["accuracies"], "_", color=color, alpha=0.6)
+    axis.set_ylabel(f"{split} accuracy")
 
 
 def _untuned_line(axis, report: dict) -> None:
-    axis.axhline(report[UNTUNED]["test"]["accuracy"], color="0.4", linestyle="--", linewidth=1, label=UNTUNED)
-    axis.axhline(report["baselines"]["test"]["chance"], color="0.7", linestyle=":", linewidth=1, label="chance")
+    split = report["measured"]
+    axis.axhline(report[UNTUNED][split]["accuracy"], color="0.4", linestyle="--", linewidth=1, label=UNTUNED)
+    axis.axhline(report["baselines"][split]["chance"], color="0.7", linestyle=":", linewidth=1, label="chance")
 
 
 def _shade(number: int) -> float:

@@ -36,7 +36,7 @@ def _heading(report: dict) -> str:
     shared = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in settings if name not in IDENTITY)
     versions = ", ".join(f"{name} {version}" for name, version in settings["libraries"].items())
     values = report["baselines"]
-    base = [[name, *(f"{values[split][name]:.1%}" for split in questions)] for name in values["test"]]
+    base = [[name, *(f"{values[split][name]:.1%}" for split in questions)] for name in values[report["measured"]]]
     base.append([UNTUNED, *(accuracy_cell(report[UNTUNED][split]) for split in questions)])
     head = ["without training", *(f"{split} ({count} questions)" for split, count in questions.items())]
     return "\n\n".join(
@@ -82,16 +82,18 @@ def _losses(report: dict) -> str:
 def _variants_table(report: dict, variants: Sequence[dict]) -> str:
     num_epochs = len(variants[0]["epoch_losses"])
     header = ["loss", "negatives", "beta", "seeds", "loss, step 0", *(f"epoch {n + 1}" for n in range(num_epochs))]
-    header += ["validation", "test", "min to max", "sd", "log-prob of the gold"]
+    *others, measured = report["questions"]
+    header += [*others, measured, "min to max", "sd", "log-prob of the gold"]
     untuned = report[UNTUNED]
-    rows = [[UNTUNED, *[""] * (4 + num_epochs), f"{untuned['validation']['accuracy']:.1%}"]]
-    rows[0] += [accuracy_cell(untuned["test"]), "", "", f"{untuned['test']['gold_logprob']:.1f}"]
+    rows = [[UNTUNED, *[""] * (4 + num_epochs), *(f"{untuned[split]['accuracy']:.1%}" for split in others)]]
+    rows[0] += [accuracy_cell(untuned[measured]), "", "", f"{untuned[measured]['gold_logprob']:.1f}"]
     for variant in variants:
-        test = variant["test"]
         losses = (f"{value:.4f}" for value in (variant["first_loss"], *variant["epoch_losses"]))
-        rows.append([*_names(variant), str(len(variant["seeds"])), *losses, f"{variant['validation']['accuracy']:.1%}"])
-        spread = f"{min(test['accuracies']):.1%} to {max(test['accuracies']):.1%}"
-        rows[-1] += [accuracy_cell(test), spread, points_cell(test["deviation"]), f"{test['gold_logprob']:.1f}"]
+        rows.append([*_names(variant), str(len(variant["seeds"])), *losses])
+        shown = variant[measured]
+        spread = f"{min(shown['accuracies']):.1%} to {max(shown['accuracies']):.1%}"
+        rows[-1] += [*(f"{variant[split]['accuracy']:.1%}" for split in others), accuracy_cell(shown), spread]
+        rows[-1] += [points_cell(shown["deviation"]), f"{shown['gold_logprob']:.1f}"]
     return table(header, rows)
 
 
@@ -102,14 +104,14 @@ def _draws(report: dict) -> str:
     seeds = variants[0]["seeds"]
     rows = []
     for variant in variants:
-        test = variant["test"]
-        variance = "" if test["variance"] is None else f"{test['variance'] * 1e4:.2f}"
-        accuracies = (f"{value:.1%}" for value in test["accuracies"])
-        rows.append([*_names(variant), *accuracies, f"{test['accuracy']:.1%}", variance])
+        shown = variant[report["measured"]]
+        variance = "" if shown["variance"] is None else f"{shown['variance'] * 1e4:.2f}"
+        accuracies = (f"{value:.1%}" for value in shown["accuracies"])
+        rows.append([*_names(variant), *accuracies, f"{shown['accuracy']:.1%}", variance])
     text = (
-        "Test accuracy of each seed, that is, of each random draw of responses. `dpo` sees one negative a question and "
-        "epoch, `swepo` as many as stated; where that is all there are, the seed draws no responses, only the rest of "
-        "what it sets. Variance is the sample variance, in points squared."
+        f"Accuracy on {report['measured']} of each seed, that is, of each random draw of responses. `dpo` sees one "
+        "negative a question and epoch, `swepo` as many as stated; where that is all there are, the seed draws no "
+        "responses, only the rest of what it sets. Variance is the sample variance, in points squared."
     )
     if len(seeds) < 3:
         text += f" The table asks for three draws; this sweep has {len(seeds)}."
@@ -122,7 +124,7 @@ def _responses(figures: Sequence[str]) -> str:
         return ""
     return (
         "## Number of responses (Figure 4 of SWEPO)\n\nK responses are the right one and K - 1 negatives.\n\n"
-        "![test accuracy over the number of responses](responses.png)"
+        "![accuracy over the number of responses](responses.png)"
     )
 
 

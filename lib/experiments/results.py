@@ -10,7 +10,7 @@ from lib.errors import InputError
 from lib.evaluation.metrics import wilson_interval
 from lib.evaluation.scores import is_correct
 from lib.experiments.grid import Run
-from lib.experiments.sweep import SPLITS, UNTUNED, Sweep
+from lib.experiments.sweep import UNTUNED, Sweep
 from lib.models.runs import read_metrics, read_run
 from lib.questions.baselines import baselines
 from lib.questions.data import Dataset, load_split
@@ -19,12 +19,14 @@ from lib.questions.readers import read_rows
 
 def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:
     """What `report.json` holds: settings, baselines, the untuned model, runs and variants; JSON types alone.
+    "measured" names the split that tables and figures show, the last of the sweep's.
 
     Raises InputError where runs or predictions are not of the same model and the same questions.
     """
     settings, names = sweep.settings, sweep.settings.get("candidates")
     data = {
-        split: load_split(settings["data"], split, limit=settings["limit"], candidates_file=names) for split in SPLITS
+        split: load_split(settings["data"], split, limit=settings["limit"], candidates_file=names)
+        for split in sweep.splits
     }
     records = {run.name: read_run(sweep.run_folder(run.name)) for run in runs}
     first = records[runs[0].name]
@@ -34,15 +36,16 @@ def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:
                 raise InputError(f"{sweep.folder}: runs {runs[0].name} and {name} differ in {key}; start a new sweep")
     results = [{**vars(run), "name": run.name, **_training(sweep.run_folder(run.name))} for run in runs]
     for result in results:
-        result |= {split: _evaluation(sweep, result["name"], split, data[split]) for split in SPLITS}
+        result |= {split: _evaluation(sweep, result["name"], split, data[split]) for split in sweep.splits}
     shared = {name: first["settings"].get(name) for name in sweep.settings} | {"score": sweep.score}
     return {
         "settings": shared | {"base_sha256": first["base_sha256"], "libraries": first["libraries"]},
-        "questions": {split: len(data[split].questions) for split in SPLITS},
-        "baselines": {split: baselines(data[split].questions) for split in SPLITS},
-        UNTUNED: {split: _evaluation(sweep, UNTUNED, split, data[split]) for split in SPLITS},
+        "measured": sweep.splits[-1],
+        "questions": {split: len(data[split].questions) for split in sweep.splits},
+        "baselines": {split: baselines(data[split].questions) for split in sweep.splits},
+        UNTUNED: {split: _evaluation(sweep, UNTUNED, split, data[split]) for split in sweep.splits},
         "runs": results,
-        "variants": [_over_seeds(list(group)) for group in _by_variant(results)],
+        "variants": [_over_seeds(list(group), sweep.splits) for group in _by_variant(results)],
     }
 
 
@@ -79,7 +82,7 @@ def _by_variant(results: list[dict]) -> list[list[dict]]:
     return list(groups.values())
 
 
-def _over_seeds(group: list[dict]) -> dict:
+def _over_seeds(group: list[dict], splits: Sequence[str]) -> dict:
     """Means over the seeds and, from two seeds up, sample variance and standard deviation of the accuracy.
 
     The interval is that of the mean accuracy on as many questions as there are: more seeds answer the same questions,
@@ -93,7 +96,7 @@ def _over_seeds(group: list[dict]) -> dict:
             statistics.fmean(losses) for losses in zip(*(result["epoch_losses"] for result in group), strict=True)
         ],
     }
-    for split in SPLITS:
+    for split in splits:
         accuracies = [result[split]["accuracy"] for result in group]
         mean, total = statistics.fmean(accuracies), group[0][split]["total"]
         variance = statistics.variance(accuracies) if len(accuracies) > 1 else None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lib.cli import flag
 from lib.errors import InputError
+from lib.evaluation.predictions import by_score, predictions_file
 from lib.experiments.grid import Run
 from lib.models.runs import RUN_FILE, read_run
 from lib.paths import ROOT, atomic_file, lock
@@ -27,6 +28,7 @@ from lib.questions.prompt_config import PROMPT_FILE
 SPLITS = ("validation", "test")
 UNTUNED = "untuned"
 SWEEP_FILE = "sweep.json"
+EVALUATED_WITH = ("data", "candidates", "limit", "precision")  # of the settings, those that eval_mc.py knows
 
 
 def shared_flags(settings: Mapping) -> list[str]:
@@ -47,7 +49,8 @@ class Sweep:
     ):
         """settings: flags of train_sdpo.py that all runs share, by name; None leaves its default. num_threads: of each
         process on the CPU, None for the libraries' choice. score: eval_mc.py's; the untuned model, which has no
-        reference, is evaluated by "sum" in the place of "reward".
+        reference, is evaluated by "sum" in the place of "reward". splits: those that are evaluated; training has
+        done so for validation.
 
         Raises InputError where the folder was begun with other settings.
         """
@@ -89,8 +92,11 @@ class Sweep:
         return self.folder / "runs" / name
 
     def predictions(self, name: str, split: str, score: str | None = None) -> Path:
-        """The file of a run's predictions; `score` is one of those that a sweep with the score "all" has."""
-        return self.run_folder(name) / ".".join(filter(None, ("predictions", split, score, "jsonl")))
+        """The file of a run's predictions by `score`, None for the sweep's own."""
+        return by_score(self.run_folder(name) / predictions_file(split), score or self._score_of(name))
+
+    def _score_of(self, name: str) -> str:
+        return "sum" if name == UNTUNED and self.score == "reward" else self.score
 
     def is_done(self, run: Run) -> bool:
         return self._is_trained(run) and all(self._is_evaluated(run.name, split) for split in self.splits)
@@ -144,13 +150,14 @@ class Sweep:
         self._evaluate(run.name, str(folder))
 
     def _evaluate(self, name: str, model: str) -> None:
-        shared = shared_flags({key: self.settings.get(key) for key in ("data", "candidates", "limit")})
+        shared = shared_flags({key: self.settings.get(key) for key in EVALUATED_WITH})
         if name == UNTUNED and (self.folder / PROMPT_FILE).exists():
             shared += ["--contract", str(self.folder)]
-        score = "sum" if name == UNTUNED and self.score == "reward" else self.score
+        score = self._score_of(name)
         for split in self.splits:
             if not self._is_evaluated(name, split):
-                path = self.predictions(name, split)
+                path = self.run_folder(name) / predictions_file(split)
+                path = path if score == "all" else by_score(path, score)
                 flags = ["--split", split, "--model", model, "--score", score, *shared, "--output", str(path)]
                 self._script(name, "eval_mc.py", *flags)
 

@@ -9,6 +9,7 @@ from lib.questions.readers import read_rows
 
 # Scores that the C++ scorer can choose by: what is chosen here is shipped there.
 COMPARED_SCORES = ("sum", "mean", "pmi", "reward")
+RECIPE = "sdpo"  # the variation that changes nothing
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,26 @@ class Variation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """accuracies: of each score, on validation."""
+    """records: of each score, the predictions on validation."""
 
     name: str
     flags: str
-    accuracies: dict[str, float]
+    records: dict[str, list[dict]]
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        return {score: float(is_correct(own).mean()) for score, own in self.records.items()}
 
     @property
     def score(self) -> str:
         """The best score; the first wins a tie."""
-        return max(self.accuracies, key=self.accuracies.__getitem__)
+        accuracies = self.accuracies
+        return max(accuracies, key=accuracies.__getitem__)
+
+    @property
+    def chosen(self) -> list[dict]:
+        """The predictions by the best score."""
+        return self.records[self.score]
 
     @property
     def accuracy(self) -> float:
@@ -41,13 +52,9 @@ def outcomes(sweep: Sweep, variations: Sequence[Variation]) -> list[Outcome]:
     """The untuned model and the variations, from the predictions of a sweep whose score is "all"."""
     found = []
     for variation in [Variation(UNTUNED, ()), *variations]:
-        accuracies = {}
-        for score in COMPARED_SCORES:
-            path = sweep.predictions(variation.name, "validation", score)
-            if path.exists():
-                records = [record for _, record in read_rows(path)]
-                accuracies[score] = float(is_correct(records).mean())
-        found.append(Outcome(variation.name, " ".join(variation.flags), accuracies))
+        paths = {score: sweep.predictions(variation.name, "validation", score) for score in COMPARED_SCORES}
+        records = {score: [record for _, record in read_rows(path)] for score, path in paths.items() if path.exists()}
+        found.append(Outcome(variation.name, " ".join(variation.flags), records))
     return found
 
 

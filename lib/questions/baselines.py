@@ -10,22 +10,25 @@ from lib.questions.data import STRIP, Question
 
 
 def baselines(questions: Sequence[Question]) -> dict[str, float]:
-    """Accuracy of chance, the longest ending, the shortest (in characters), the one with the largest share of its
-    words in the prompt's text, and the one whose TF-IDF vector is nearest to the prompt's."""
+    """Accuracy of chance, and of the choosers of `free_choices`."""
+    scored = {"chance": math.fsum(1 / len(question.endings) for question in questions) / len(questions)}
+    for name, chosen in free_choices(questions).items():
+        right = sum(index == question.label for index, question in zip(chosen, questions, strict=True))
+        scored[name] = right / len(questions)
+    return scored
+
+
+def free_choices(questions: Sequence[Question]) -> dict[str, list[int]]:
+    """What each chooser takes of every question: the longest ending, the shortest (in characters), the one with the
+    largest share of its words in the prompt's text, and the one whose TF-IDF vector is nearest to the prompt's."""
     choosers = {
         "longest": lambda question: [len(ending.strip(STRIP)) for ending in question.endings],
         "shortest": lambda question: [-len(ending.strip(STRIP)) for ending in question.endings],
         "word overlap": overlaps,
         "TF-IDF": _tfidf(questions),
     }
-    scored = {"chance": math.fsum(1 / len(question.endings) for question in questions) / len(questions)}
-    for name, values_of in choosers.items():
-        hits = 0
-        for question in questions:
-            values = list(values_of(question))
-            hits += values.index(max(values)) == question.label
-        scored[name] = hits / len(questions)
-    return scored
+    valued = {name: [list(values_of(question)) for question in questions] for name, values_of in choosers.items()}
+    return {name: [values.index(max(values)) for values in rows] for name, rows in valued.items()}
 
 
 def overlaps(question: Question) -> list[float]:

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, opinions, rows, write_jsonl
@@ -11,10 +12,14 @@ sys.path.insert(0, str(ROOT / "tools"))
 import reproduce  # noqa: E402
 import sweep as tools_sweep  # noqa: E402
 
+from lib.evaluation.predictions import by_score  # noqa: E402
 from lib.experiments import reproduction  # noqa: E402
+from lib.experiments.sweep import Sweep  # noqa: E402
 from lib.experiments.variations import Outcome, best  # noqa: E402
 
 TINY = {
+    "aside": 4,
+    "all": 100,
     "pretrain": ["--params", "5m", "--vocab", "400", "--row-length", "64", "--batch-size", "64", "--epochs", "1"],
     "train": {"batch_size": 4, "learning_rate": 1e-3, "epochs": 1},
     "questions": 8,
@@ -24,11 +29,16 @@ TINY = {
 }
 
 
+def right_on(share: float) -> list[dict]:
+    """Predictions on ten questions."""
+    return [{"prediction": 0, "label": int(number >= 10 * share)} for number in range(10)]
+
+
 def test_the_best_variation_is_the_highest_on_validation_and_never_the_untuned_model():
     found = [
-        Outcome("untuned", "", {"sum": 0.9}),
-        Outcome("a", "", {"sum": 0.3, "reward": 0.4}),
-        Outcome("b", "", {"sum": 0.2, "mean": 0.5, "reward": 0.5}),
+        Outcome("untuned", "", {"sum": right_on(0.9)}),
+        Outcome("a", "", {"sum": right_on(0.3), "reward": right_on(0.4)}),
+        Outcome("b", "", {"sum": right_on(0.2), "mean": right_on(0.5), "reward": right_on(0.5)}),
     ]
     assert best(found).name == "b" and best(found).score == "mean"
 
@@ -38,12 +48,12 @@ def test_the_sizes_differ_in_flags_alone():
     assert all(one.keys() == first.keys() and one["train"].keys() >= first["train"].keys() for one in others)
 
 
-def test_mixing_keeps_every_row_whole_and_leaves_propositions_to_all(tmp_path, monkeypatch):
+def test_mixing_keeps_every_row_whole_and_puts_propositions_last(tmp_path, monkeypatch):
     """str.splitlines would break a row at U+2028, which its JSON may hold."""
-    monkeypatch.setitem(reproduce.SIZES, "cpu", TINY)
+    monkeypatch.setitem(reproduce.SIZES, "cpu", TINY | {"all": 10, "questions": 5})
     flags = ["--casehold", str(tmp_path / "casehold"), "--opinions", "none", "--output", str(tmp_path / "out")]
     work = reproduce.Reproduction(reproduce.build_parser().parse_args(flags))
-    made = {"casehold": rows(3), "out/mined": rows(4, start=10)}
+    made = {"casehold": rows(12), "out/mined": rows(4, start=20)}
     made["out/mined"][0]["id"] = "proposition-1"
     made["casehold"][0]["context"] += "\u2028\x85."
     for folder, records in made.items():
@@ -51,25 +61,39 @@ def test_mixing_keeps_every_row_whole_and_leaves_propositions_to_all(tmp_path, m
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records)
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    work.set_aside()
     work.mix()
-    everything = made["casehold"] + made["out/mined"]
-    for name, expected in (("all", everything), ("questions", [row for row in everything if row["id"][0] == "q"])):
-        with (tmp_path / "out" / name / "train.jsonl").open(encoding="utf-8") as file:
-            mixed = [json.loads(line) for line in file]
-        assert sorted(mixed, key=lambda row: row["context"]) == sorted(expected, key=lambda row: row["context"])
-        assert reproduction._count(tmp_path / "out" / name) == len(expected)
+
+    def read(name: str, split: str = "train") -> list[dict]:
+        with (tmp_path / "out" / name / f"{split}.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def ordered(found: list[dict]) -> list[dict]:
+        return sorted(found, key=lambda row: row["context"])
+
+    aside = read("casehold", "validation")[12:]
+    assert read("casehold", "validation")[:12] == made["casehold"] == read("casehold", "test") and len(aside) == 4
+    assert ordered(read("casehold") + aside) == ordered(made["casehold"])
+    assert read("real") == read("casehold") and read("questions") == read("real")[:5]
+    assert read("all")[:8] == read("real") and reproduction._count(tmp_path / "out" / "all") == 10
+    assert all(row in made["out/mined"][1:] for row in read("all")[8:])  # the proposition is over the limit
+    assert read("all", "validation") == read("casehold", "validation") and read("all", "test") == made["casehold"]
 
 
 def test_a_pretrained_model_is_taken_by_name(tmp_path, monkeypatch):
     flags = ["--size", "pretrained", "--casehold", "c", "--opinions", "a", "b", "--output", str(tmp_path)]
     work, commands = reproduce.Reproduction(reproduce.build_parser().parse_args(flags)), []
     monkeypatch.setattr(work, "script", lambda *command: commands.append(list(map(str, command))))
-    for stage in (work.mine, work.pretrain, work.grid):
+    for stage in (work.mine, work.pretrain, work.untuned, work.grid):
         stage()
-    mining, grid = commands
+    mining, untuned, grid = commands
     assert mining[:3] == ["tools/mine_holdings.py", str(work.opinions[0]), str(work.opinions[1])]
     assert grid[grid.index("--model") + 1] == "smollm2" and grid[grid.index("--score") + 1] == "pmi"
-    tools_sweep.build_parser().parse_args(grid[1:])
+    parsed = tools_sweep.build_parser().parse_args(grid[1:])
+    # Test questions are left to the run that validation chooses.
+    assert parsed.split == ["validation"]
+    expected = Sweep(tmp_path / "grid", {}, None, score="all").predictions("untuned", "validation", "pmi")
+    assert by_score(Path(untuned[untuned.index("--output") + 1]), "pmi") == expected
 
 
 def test_the_untuned_model_is_shipped_under_the_prompt_of_the_run(tmp_path, monkeypatch):
@@ -101,14 +125,16 @@ def test_every_stage_and_going_on(tmp_path, monkeypatch):
     assert reproduce.main(flags) == 0
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     grid = json.loads((tmp_path / "out" / "grid" / "report.json").read_text(encoding="utf-8"))
-    assert len(grid["runs"]) == 4 * 3 + 8 and grid["settings"]["score"] == "reward"
+    assert len(grid["runs"]) == 4 * 3 + 6 and grid["settings"]["score"] == "reward"
+    assert grid["questions"] == {"validation": 6 + 4}
     assert re.findall(r"^\| (tuned, .*?|untuned) \| ", text, re.MULTILINE)[-4:] == [
         "untuned",
         "tuned, PyTorch",
         "tuned, C++ fp32",
         "tuned, C++ int8",
     ]
-    assert "exact McNemar" in text and "all-questions" in text
+    assert "exact McNemar" in text and "all-questions" in text and "Marsh's claim" in text
+    assert re.search(r"^\| TF-IDF \| [\d.]+% \| \d+ \| \d+ \| [\d.e-]+ \|$", text, re.MULTILINE)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     assert reproduce.main(flags) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")} == before

@@ -124,7 +124,7 @@ def test_accuracies_are_those_of_the_predictions(gone_on_with):
     z = norm.ppf(0.975)
     for name, result in results.items():
         for split, total in (("validation", 6), ("test", 8)):
-            text = (gone_on_with / "runs" / name / f"predictions.{split}.jsonl").read_text(encoding="utf-8")
+            text = (gone_on_with / "runs" / name / f"predictions.{split}.sum.jsonl").read_text(encoding="utf-8")
             records = [json.loads(line) for line in text.splitlines()]
             best = [max(range(5), key=record["logprobs"].__getitem__) for record in records]
             share = sum(index == record["label"] for index, record in zip(best, records, strict=True)) / total
@@ -318,7 +318,7 @@ for name in names:
         assert not sweep.is_done(runs[0])
         sweep.perform(runs, 1)
         assert all(map(sweep.is_done, runs))
-        tuned, untuned = ("reward", "pmi") if score == "all" else (None, None)
+        tuned, untuned = ("reward", "pmi") if score == "all" else ("reward", "sum")
         assert sweep.predictions(runs[0].name, "validation", tuned).read_text() == score
         # The untuned model has no reference to take a reward by.
         expected = "sum" if score == "reward" else "all"

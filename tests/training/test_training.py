@@ -74,6 +74,10 @@ def test_validation_is_what_evaluation_says_by_every_score(finished, data_folder
     evaluated = {}
     for score in SCORES:
         answers = [row for _, row in read_rows(tmp_path / f"v.{score}.jsonl")]
+        kept = [row for _, row in read_rows(finished / f"predictions.validation.{score}.jsonl")]
+        for own, other in zip(kept, answers, strict=True):
+            assert own.pop("logprobs") == pytest.approx(other.pop("logprobs"), abs=1e-4)
+            assert all(own[name] == pytest.approx(other[name], abs=1e-4) for name in other)
         evaluated[score] = np.mean([row["prediction"] == row["label"] for row in answers])
     assert evaluated == {score: last[f"validation_accuracy_{score}"] for score in SCORES}
     assert last["validation_accuracy"] == max(evaluated.values()) == evaluated[last["validation_score"]]
