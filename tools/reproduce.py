@@ -67,9 +67,9 @@ SIZES = {
     },
     "pretrained": {
         "aside": 400,
-        "all": 4_800,
+        "all": 4_000,
         "pretrain": None,
-        "train": {"batch_size": 4, "learning_rate": 5e-4, "epochs": 1, "lora_r": 16, "precision": "bf16"},
+        "train": {"batch_size": 4, "learning_rate": 3e-4, "epochs": 1, "lora_r": 16, "precision": "bf16"},
         "questions": 400,
         "score": "pmi",
         "full": 3e-5,
@@ -88,7 +88,6 @@ VARIATIONS = (
     Variation("epochs-2", ("--epochs", "2")),
     Variation("hard-2-of-4", ("--num-neg", "2", "--negatives", "hard")),
     Variation("beta-0.5", ("--beta", "0.5")),
-    Variation("template", ("--template", "{context} In short, the case cited at <HOLDING> was")),
 )
 # Variations that are runs of the grid, and made there.
 FROM_GRID = {
@@ -208,16 +207,21 @@ class Reproduction:
         path = self.output / "grid" / "runs" / UNTUNED / predictions_file("validation")
         if not by_score(path, "pmi").exists():
             flags = ["--split", "validation", "--score", "all", "--model", self.model, "--data", self.settings["data"]]
-            flags += ["--precision", self.size["train"].get("precision", "auto"), "--output", path]
+            flags += ["--precision", self.precision, "--output", path]
             self.script("eval_mc.py", *flags)
 
     def grid(self) -> None:
         losses = [name for name in LOSSES if name not in TWINS]
         flags = ["--loss", *losses, "--every-num-neg", "sdpo", "--every-seed", "sdpo", "--seed", "0", "1", "2"]
-        flags += ["--num-neg", *map(str, range(1, NUM_NEG + 1)), "--split", "validation"]
+        flags += ["--every-seed-num-neg", 1, NUM_NEG, "--num-neg", *range(1, NUM_NEG + 1), "--split", "validation"]
         flags += ["--score", self.size["score"], "--jobs", self.size["jobs"], *shared_flags(self.settings)]
         if not (self.output / "grid" / "report.md").exists():
             self.script("tools/sweep.py", *flags, "--output", self.output / "grid")
+
+    @property
+    def precision(self) -> str:
+        """That is trained in, and that suffices for a model that is not shipped."""
+        return self.size["train"].get("precision", "auto")
 
     @property
     def settings(self) -> dict:
@@ -247,7 +251,7 @@ class Reproduction:
         untuned_score = "sum" if score == "reward" else score
         untuned = ["--model", self.model, "--contract", run]
         made = [
-            ("untuned", untuned, untuned_score, folder / "untuned.jsonl"),
+            ("untuned", [*untuned, "--precision", self.precision], untuned_score, folder / "untuned.jsonl"),
             ("tuned, PyTorch", ["--model", run], score, folder / "tuned.jsonl"),
         ]
         for _, model, by, path in made:

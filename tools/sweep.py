@@ -44,6 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     grid("--every-num-neg", choices=list(LOSSES), nargs="*", default=["sdpo", "swepo"], metavar="LOSS", help=every)
     once = "losses to run with every --seed; the others take the first alone (default: all)"
     grid("--every-seed", choices=list(LOSSES), nargs="*", default=list(LOSSES), metavar="LOSS", help=once)
+    numbers = "numbers of negatives to run with every --seed; the others take the first alone (default: all)"
+    grid("--every-seed-num-neg", type=positive_int, nargs="*", metavar="K", help=numbers)
     grid("--beta", type=positive_float, nargs="+", default=[0.1], help="scales of the implicit reward")
     grid("--seed", type=int, nargs="+", default=[0, 1, 2], help="three random draws, as SWEPO's Table 2 has them")
 
@@ -72,7 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed, args.every_seed)
+    every = args.every_seed, args.every_seed_num_neg
+    runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed, *every)
     # More threads than cores would make each run slower than alone.
     num_threads = None if args.jobs == 1 else max(1, (os.cpu_count() or 1) // args.jobs)
     settings = {name: getattr(args, name) for name in SHARED}

@@ -35,12 +35,14 @@ def make_grid(
     betas: Sequence[float],
     seeds: Sequence[int],
     every_seed: Sequence[str] = tuple(LOSSES),
+    every_seed_num_neg: Sequence[int] | None = None,
 ) -> list[Run]:
     """The runs of a grid, seed by seed, so that a sweep cut short has seen every cell with the first ones.
 
     The losses among `every_num_neg` are run with each number of negatives, the others with the largest alone, at the
-    budget that all of them share; those among `every_seed` with each seed, the others with the first alone. A loss that
-    fixes the number, or reads no beta, is run once for all of them.
+    budget that all of them share; those among `every_seed` with each seed, the others with the first alone, and so the
+    numbers that are not among `every_seed_num_neg` (None: all). A loss that fixes the number, or reads no beta, is run
+    once for all of them.
     """
     runs = []
     for seed in seeds:
@@ -49,6 +51,8 @@ def make_grid(
             numbers = nums_neg if loss in every_num_neg else [max(nums_neg)]
             if objective.num_negatives is not None:
                 numbers = [objective.num_negatives]
+            elif seed != seeds[0] and every_seed_num_neg is not None:
+                numbers = [number for number in numbers if number in every_seed_num_neg]
             for beta in betas if objective.reference else [None]:
                 runs += [Run(loss, number, beta, seed) for number in numbers]
     return list(dict.fromkeys(runs))

@@ -125,7 +125,7 @@ def test_every_stage_and_going_on(tmp_path, monkeypatch):
     assert reproduce.main(flags) == 0
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     grid = json.loads((tmp_path / "out" / "grid" / "report.json").read_text(encoding="utf-8"))
-    assert len(grid["runs"]) == 4 * 3 + 6 and grid["settings"]["score"] == "reward"
+    assert len(grid["runs"]) == 2 * 3 + 2 + 6 and grid["settings"]["score"] == "reward"
     assert grid["questions"] == {"validation": 6 + 4}
     assert re.findall(r"^\| (tuned, .*?|untuned) \| ", text, re.MULTILINE)[-4:] == [
         "untuned",

@@ -296,6 +296,8 @@ def test_losses_beside_every_seed_take_the_first_seed_alone():
         ("sdpo", 1, 5),
         ("sdpo", 4, 5),
     ]
+    fewer = make_grid(["sdpo"], ["sdpo"], [1, 2, 4], [0.1], [3, 5], every_seed_num_neg=[4])
+    assert [(run.num_neg, run.seed) for run in fewer] == [(1, 3), (2, 3), (4, 3), (4, 5)]
 
 
 @pytest.mark.parametrize("score", ["reward", "all"])
