@@ -35,6 +35,11 @@ if ! command -v "${CXX:-c++}" >/dev/null; then
     exit 1
 fi
 
+# Two at once, as the workers of the tests may be, would link each other's half-written objects.
+mkdir -p "$build"
+exec 9>"$build/.lock"
+if command -v flock >/dev/null; then flock 9; fi
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 "$cmake" -S "$root/cpp_scorer" -B "$build" -DFETCH_DEPENDENCIES=ON "$@" >"$log" 2>&1 || {

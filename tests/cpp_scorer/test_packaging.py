@@ -2,6 +2,7 @@
 their lines name is there, what they run is what other tests run, and the image's health check is run as it stands."""
 
 import configparser
+import fcntl
 import json
 import os
 import re
@@ -35,6 +36,16 @@ def stages() -> list[list[tuple[str, str]]]:
             found.append([])
         found[-1].append(instruction)
     return found
+
+
+def test_two_builds_wait_for_each_other():
+    """Workers of the tests build at once, and one would link what the other has half written."""
+    with (ROOT / "cpp_scorer" / "build" / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = subprocess.Popen([ROOT / "tools" / "build_scorer.sh"], stdout=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(1)
+    assert other.wait() == 0
 
 
 def copy(source: Path, target: Path) -> None:
