@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -147,13 +147,20 @@ class Soak:
     def goes_on(self) -> bool:
         return time.monotonic() < self.end and not self.faults
 
+    def run(self, client: Callable[[int], None], seed: int) -> None:
+        """One client; what ends it early is a fault of the soak."""
+        try:
+            client(seed)
+        except Exception as error:
+            self.faults.append(f"{client.__name__}: {error!r}")
+
     def run_good(self, seed: int) -> None:
         choose = random.Random(seed)
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         while self.goes_on():
             first = choose.randrange(len(self.questions))
             some = slice(first, first + choose.choice((1, 1, 1, 4, 16)))
-            connection.request("POST", "/v1/score", "".join(self.questions[some]))
+            connection.request("POST", "/v1/score", "".join(self.questions[some]).encode())
             response = connection.getresponse()
             text = response.read().decode()
             if response.status == 429:
@@ -197,10 +204,12 @@ def ids_off(text: str) -> str:
 
 
 def soak(args, process: subprocess.Popen, port: int) -> int:
-    questions = args.questions.read_text(encoding="utf-8").splitlines(keepends=True)
-    run = Soak(port, questions, pipe(args, args.questions).stdout.splitlines(keepends=True), args.seconds)
+    # Rows may hold U+2028, at which str.splitlines would break them.
+    questions = args.questions.read_text(encoding="utf-8").split("\n")
+    answers = pipe(args, args.questions).stdout.split("\n")
+    run = Soak(port, *([f"{line}\n" for line in lines if line] for lines in (questions, answers)), args.seconds)
     clients = [*[run.run_good] * 8, *[run.run_hostile] * 4, run.run_idle]
-    threads = [threading.Thread(target=client, args=(seed,)) for seed, client in enumerate(clients)]
+    threads = [threading.Thread(target=run.run, args=(client, seed)) for seed, client in enumerate(clients)]
     for thread in threads:
         thread.start()
     seen = []

@@ -1,6 +1,7 @@
 """The benchmarks: their counts of work are torch's own, llama.cpp gets their questions whole, and every script runs."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench  # noqa: E402
 import flops  # noqa: E402
 import llama  # noqa: E402
+import service_load  # noqa: E402
 import sides  # noqa: E402
 
 
@@ -163,6 +165,23 @@ def test_every_script_prints_a_table_and_writes_its_figures(prepared, scorer, na
     printed = run_python(ROOT / "benchmarks" / f"{name}.py", *flags, cwd=prepared).stdout
     assert "|---|" in printed
     assert "threads" in json.loads(figures.read_text())["machine"]
+
+
+@pytest.mark.slow
+def test_the_soak_knows_a_good_answer_and_a_wrong_one(tmp_path, scorer, onnx_model):
+    """On rows whose characters would end a line or are none of Latin-1's; a client that dies is a fault as well."""
+    records = rows(8)
+    for record in records:
+        record["context"] += " \u201cquoted\u201d\u2028 and on"
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records), encoding="utf-8")
+    flags = ["soak", "--model", onnx_model, "--questions", questions, "--seconds", 3, "--drift", 1]
+    printed = run_python(ROOT / "benchmarks" / "service_load.py", *flags, cwd=tmp_path).stdout
+    assert re.search(r"^good, 200: [1-9]", printed, re.MULTILINE) and "ended with 0" in printed
+
+    run = service_load.Soak(0, ["{}\n"], ["{}\n"], 60)
+    run.run(run.run_good, 0)  # nobody listens at port 0
+    assert not run.goes_on() and run.faults[0].startswith("run_good: ConnectionRefusedError")
 
 
 def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, capsys):
