@@ -159,10 +159,11 @@ def make_policy(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *
 
 
 def weights_sha256(model: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """SHA-256 over names, types and bytes of the base weights (without any adapter), with `dtype` of what they are once
-    cast to it."""
+    """SHA-256 over names, types and bytes of the base weights, the same with an adapter around them and without, with
+    `dtype` of what they are once cast to it."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    weights = {name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items()}
+    for name, tensor in sorted(weights.items()):
         if "lora_" not in name:
             tensor = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

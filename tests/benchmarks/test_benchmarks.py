@@ -184,6 +184,15 @@ def test_the_soak_knows_a_good_answer_and_a_wrong_one(tmp_path, scorer, onnx_mod
     assert not run.goes_on() and run.faults[0].startswith("run_good: ConnectionRefusedError")
 
 
+@pytest.mark.slow
+def test_the_service_chooses_the_same_by_either_door(tmp_path, scorer, onnx_model):
+    """The rivals' table without the rivals, which are none of requirements.txt."""
+    questions = write_jsonl(tmp_path / "questions.jsonl", rows(6))
+    flags = ["--model", onnx_model, "--questions", questions, "--limit", 6]
+    printed = run_python(ROOT / "benchmarks" / "service_rivals.py", *flags, cwd=tmp_path).stdout
+    assert re.search(r"^\| service, /v1/completions \| [\d.]+ \| [\d.]+ \| \d+ \| 6 \|$", printed, re.MULTILINE)
+
+
 def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     """With every table there, nothing is measured again; with one gone, that one alone, by its documented command."""
     monkeypatch.setattr(bench, "prepare", lambda args: (tmp_path, tmp_path, [tmp_path / "fp32", tmp_path / "int8"]))

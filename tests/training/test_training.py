@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import eval_mc
+import lib.packed.reference
 import train_sdpo
 from lib.errors import InputError
 from lib.evaluation.scores import SCORES
@@ -81,6 +82,18 @@ def test_validation_is_what_evaluation_says_by_every_score(finished, data_folder
         evaluated[score] = np.mean([row["prediction"] == row["label"] for row in answers])
     assert evaluated == {score: last[f"validation_accuracy_{score}"] for score in SCORES}
     assert last["validation_accuracy"] == max(evaluated.values()) == evaluated[last["validation_score"]]
+
+
+def test_evaluation_takes_the_reference_that_training_kept(model_folder, data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.packed.reference, "CACHE_DIR", tmp_path / "cache")
+    train_sdpo.main(arguments(model_folder, data_folder, "--epochs", 1, "--output", tmp_path / "run"))
+
+    def compute(*_):
+        raise AssertionError("the reference is computed again")
+
+    monkeypatch.setattr(lib.packed.reference, "_compute", compute)
+    flags = ["--split", "validation", "--model", str(tmp_path / "run"), "--data", str(data_folder)]
+    assert eval_mc.main([*flags, "--score", "reward"]) == 0
 
 
 def test_the_run_folder_is_complete(finished):
