@@ -937,7 +937,7 @@ def test_unit_tests_under_the_sanitizers(sanitized):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["fuzz_reader", "fuzz_tokenizer"])
+@pytest.mark.parametrize("target", ["fuzz_reader", "fuzz_tokenizer", "fuzz_http"])
 def test_fuzzing_finds_nothing(sanitized, target):
     """Another seed every time, a minute each; the message names the seed of a finding."""
     subprocess.run([sanitized / "tests" / target, "60", str(time.time_ns())], check=True)
