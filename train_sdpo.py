@@ -54,6 +54,7 @@ from lib.training.preparation import Start, load_start, with_reference
 from lib.training.recipe import make_recipe, num_negatives, without_effect
 from lib.training.rewards import REWARDS
 from lib.training.step import backward, read_step, step_means
+from lib.training.trackers import TRACKERS, pick_tracker, start_tracker
 
 # Marsh states none of these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
@@ -77,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--output", help="run folder (default: a new one under runs/)")
     run.add_argument("--resume", action="store_true", help="go on with --output, or with the newest unfinished run")
     run.add_argument("--save-every", type=positive_int, default=200, help="steps between checkpoints")
+    tracker = "log what metrics.jsonl holds with an experiment tracker too, in the run folder"
+    run.add_argument("--report-to", choices=("none", *TRACKERS), default="none", help=tracker)
     parser.set_defaults(**vars(LossOptions()))
     return parser
 
@@ -173,9 +176,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
+    tracker = pick_tracker(settings.report_to)
     recipe = make_recipe(vars(settings))
     precision = pick_precision(settings.precision)
-    accelerator = start_accelerator(precision)
+    accelerator = start_accelerator(precision, tracker, folder)
     accelerator.print(describe_device(accelerator.device))
     set_seed(settings.seed)
     start = load_start(settings, recipe, precision, accelerator)
@@ -210,6 +214,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     checkpoints = Checkpoints(folder, accelerator, start.model)
     state = (checkpoints.load_newest() if resume else None) or {"step": 0, "metrics_bytes": 0}
     journal = Journal(folder, accelerator, num_steps, **state)
+    start_tracker(accelerator, tracker, vars(settings), folder)
     order_of = lru_cache(maxsize=1)(partial(epoch_order, len(questions), settings.seed))
     request = StopRequest()
     scorer.train()
