@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.models.runs import read_metrics
 
 PROJECT = "casehold-sdpo"  # what the runs are filed under, unless WANDB_PROJECT says otherwise
@@ -33,7 +33,7 @@ def start_tracker(accelerator: Accelerator, name: str | None, settings: Mapping,
     its configuration is the run's `settings`.
 
     A resumed run is told anew from `metrics.jsonl`: a tracker that was killed with it may hold steps that are computed
-    again, and lack others that it had not written yet.
+    again, and lack others that it had not written yet. Raises InputError where the tracker does not begin.
     """
     if not name or not accelerator.is_main_process:
         return
@@ -50,7 +50,11 @@ def start_tracker(accelerator: Accelerator, name: str | None, settings: Mapping,
         "wandb": {"dir": str(folder), "name": folder.name, "resume": "auto"},
         "trackio": {"name": folder.name},
     }
-    accelerator.init_trackers(project[name], config=settings, init_kwargs=begin)
+    try:
+        accelerator.init_trackers(project[name], config=settings, init_kwargs=begin)
+    except Exception as error:  # where nobody is logged in, or no server answers; the libraries share no base of errors
+        advice = f"then go on with --resume --output {folder}"
+        raise InputError(f"--report-to {name}: it does not begin ({first_line(error)}); mend that, {advice}") from None
     # What wandb's server has of a run stays there.
     known = accelerator.get_tracker("wandb", unwrap=True).starting_step if name == "wandb" else 0
     for line in read_metrics(folder):

@@ -9,6 +9,7 @@ import yaml
 from conftest import ROOT, run_main, run_python, write_jsonl
 
 import train_sdpo
+from lib.errors import InputError
 from lib.models.runs import read_metrics, read_run
 from lib.training import trackers
 from lib.training.trackers import PROJECT, TRACKERS
@@ -161,3 +162,14 @@ def test_wandb_is_not_told_again_what_its_server_has(tmp_path):
     told = Told(starting_step=3)
     trackers.start_tracker(told, "wandb", {}, tmp_path)
     assert told.steps == [3, 4] and told.begun["resume"] == "auto"
+
+
+class NobodyLoggedIn(Told):
+    def init_trackers(self, project: str, config: dict, init_kwargs: dict) -> None:
+        raise RuntimeError("no API key configured\nand much more")
+
+
+def test_a_tracker_that_does_not_begin_is_one_line_and_the_run_can_go_on(tmp_path):
+    message = r"--report-to wandb: it does not begin \(no API key configured\); mend that, then go on with --resume"
+    with pytest.raises(InputError, match=message):
+        trackers.start_tracker(NobodyLoggedIn(0), "wandb", {}, tmp_path)
