@@ -34,8 +34,10 @@ from lib.cli import (
     share,
 )
 from lib.errors import StopRequest, run_script
+from lib.evaluation.card import model_card
 from lib.evaluation.predictions import predictions_file, write_every_score
 from lib.evaluation.scores import Scored
+from lib.hub import push_run, repo_name, require_token
 from lib.models.checkpoint import Checkpoints
 from lib.models.claim import claim_run
 from lib.models.device import describe_device
@@ -54,6 +56,7 @@ from lib.training.preparation import Start, load_start, with_reference
 from lib.training.recipe import make_recipe, num_negatives, without_effect
 from lib.training.rewards import REWARDS
 from lib.training.step import backward, read_step, step_means
+from lib.training.trackers import TRACKERS, pick_tracker, start_tracker
 
 # Marsh states none of these; they are the field's usual values.
 WARMUP_SHARE = 0.05  # of all steps; then linear decay to 0
@@ -77,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--output", help="run folder (default: a new one under runs/)")
     run.add_argument("--resume", action="store_true", help="go on with --output, or with the newest unfinished run")
     run.add_argument("--save-every", type=positive_int, default=200, help="steps between checkpoints")
+    tracker = "log what metrics.jsonl holds with an experiment tracker too, in the run folder"
+    run.add_argument("--report-to", choices=("none", *TRACKERS), default="none", help=tracker)
+    push = "push the finished run to this repository of the hub, all but its checkpoints"
+    run.add_argument("--push-to-hub", type=repo_name, metavar="NAME", help=push)
     parser.set_defaults(**vars(LossOptions()))
     return parser
 
@@ -173,9 +180,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
+    tracker = pick_tracker(settings.report_to)
+    if settings.push_to_hub:
+        require_token(settings.push_to_hub)
     recipe = make_recipe(vars(settings))
     precision = pick_precision(settings.precision)
-    accelerator = start_accelerator(precision)
+    accelerator = start_accelerator(precision, tracker, folder)
     accelerator.print(describe_device(accelerator.device))
     set_seed(settings.seed)
     start = load_start(settings, recipe, precision, accelerator)
@@ -210,6 +220,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     checkpoints = Checkpoints(folder, accelerator, start.model)
     state = (checkpoints.load_newest() if resume else None) or {"step": 0, "metrics_bytes": 0}
     journal = Journal(folder, accelerator, num_steps, **state)
+    start_tracker(accelerator, tracker, vars(settings), folder)
     order_of = lru_cache(maxsize=1)(partial(epoch_order, len(questions), settings.seed))
     request = StopRequest()
     scorer.train()
@@ -250,6 +261,8 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     del scorer
     accelerator.free_memory()
     accelerator.end_training()
+    if record and settings.push_to_hub:
+        print(f"pushed: {push_run(folder, settings.push_to_hub)}")
     return 0
 
 
@@ -264,11 +277,13 @@ def score_validation(
 
 def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Start) -> None:
     """Write what the run leaves behind, and say what to type next."""
-    finish_run(folder, record, start.model, start.loaded.tokenizer, start.prompt)
+    metrics = read_metrics(folder)
+    card = model_card(record, metrics, len(start.questions), len(start.validation))
+    finish_run(folder, record, start.model, start.loaded.tokenizer, start.prompt, card)
     data = "" if settings.data == "casehold" else f" --data {settings.data}"
     data += f" --candidates {settings.candidates}" if settings.candidates else ""
     print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
-    validations = [line for line in read_metrics(folder) if "validation_accuracy" in line]
+    validations = [line for line in metrics if "validation_accuracy" in line]
     if validations:
         best, last = max(validations, key=lambda line: line["validation_accuracy"]), validations[-1]
         if best["validation_accuracy"] > last["validation_accuracy"]:

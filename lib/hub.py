@@ -1,9 +1,14 @@
-"""Whether the hub can serve a model or a data set, asked before a library that would retry for minutes is."""
+"""The hub: whether it can serve a model or a data set, asked before a library that would retry for minutes is; and a
+run's folder pushed to it."""
 
+import shlex
 import threading
+from pathlib import Path
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 
+# Of a run's folder: what only going on needs, what names this machine, and what is still being written.
+NOT_PUSHED = ("checkpoints/*", "tensorboard/*", "trackio/*", "wandb/*", ".*")
 HUB_SECONDS = 10.0  # how long the hub may take to answer before it counts as out of reach
 
 
@@ -39,3 +44,38 @@ def require_hub(what: str, repo: str, repo_type: str, advice: str) -> None:
 
 def hub_error(what: str, problem: str, advice: str) -> InputError:
     return InputError(f"{what}: {problem}; {advice}; what is cached here already needs HF_HUB_OFFLINE=1")
+
+
+def repo_name(text: str) -> str:
+    """A flag's value as a name on the hub, NAME or OWNER/NAME. Raises ValueError for what the hub would not take."""
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(text)
+    return text
+
+
+def require_token(repo: str) -> None:
+    """Raises InputError where nobody is logged in to the hub, so that nothing can be pushed to `repo`."""
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise InputError(f"--push-to-hub {repo}: not logged in to the hub; type `hf auth login`, or set HF_TOKEN")
+
+
+def push_run(folder: Path, repo: str) -> str:
+    """Push what the finished run in `folder` consists of, all but `NOT_PUSHED`, to the model repository `repo` of the
+    hub, made where it is not there; the address of what was pushed.
+
+    Raises InputError, with the command that pushes it again, where it fails; the run stays as it is.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        address = HfApi().create_repo(repo, exist_ok=True)
+        HfApi().upload_folder(repo_id=address.repo_id, folder_path=folder, ignore_patterns=list(NOT_PUSHED))
+    except Exception as error:  # the libraries below raise many kinds with no common base
+        again = shlex.join(["hf", "upload", repo, str(folder), ".", "--exclude", *NOT_PUSHED])
+        raise InputError(
+            f"{folder}: the run is finished, but not pushed to {repo} ({first_line(error)}); push it with `{again}`"
+        ) from None
+    return str(address)

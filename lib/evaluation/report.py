@@ -43,7 +43,7 @@ def write_report(folder: Path, shown: Evaluation) -> None:
         page = page_data(shown.scored, shown.records, shown.tokenizer)
         values = {"title": shown.title, "data": shown.data, "score_lines": shown.score_lines, "shown": page.shown}
         values |= {"facts": _facts(shown.summary), "groups": groups}
-        environment = _environment()
+        environment = page_environment()
         markdown = environment.get_template("report.md.j2").render(**values, captions=captions)
         (temporary / "report.md").write_text(markdown, encoding="utf-8")
         images = {
@@ -62,7 +62,7 @@ def write_report(folder: Path, shown: Evaluation) -> None:
         rendered.dump(str(temporary / "report.html"), encoding="utf-8")
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(PAGE),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),

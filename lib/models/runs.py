@@ -1,4 +1,4 @@
-"""The run folder: its configuration, its metrics, its model card, and the link to the newest finished run."""
+"""The run folder: its configuration, its metrics, what it is finished with, and the link to the newest finished run."""
 
 import importlib.metadata
 import json
@@ -87,17 +87,16 @@ def resumed_settings(folder: Path, flags: Mapping, typed: Collection[str]) -> di
     return saved | lacking
 
 
-def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: PromptConfig) -> None:
-    """Write adapter (PEFT layout) or trained model, tokenizer, prompt contract, curve and model card; then call the run
-    finished."""
-    metrics = read_metrics(folder)
-    plot_run(metrics, folder / "curve.png")
+def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: PromptConfig, card: str) -> None:
+    """Write adapter (PEFT layout) or trained model, tokenizer, prompt contract, curve and model `card`; then call the
+    run finished."""
+    plot_run(read_metrics(folder), folder / "curve.png")
     prompt.save(folder)
     with tempfile.TemporaryDirectory(suffix=INCOMPLETE, dir=folder) as temporary:
         is_adapter = isinstance(model, PeftModel)
         model.save_pretrained(temporary, **({"save_embedding_layers": False} if is_adapter else {}))
         tokenizer.save_pretrained(temporary)
-        _write_card(Path(temporary) / "README.md", record, metrics)
+        (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
         # The configuration comes last: with it, the folder counts as a model.
         files = sorted(Path(temporary).iterdir(), key=lambda path: path.name in MODEL_CONFIGS)
         for path in files:
@@ -106,32 +105,6 @@ def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: 
     write_run(folder, record | {"finished": True})
     if folder.resolve().parent == RUNS.resolve():  # not those of a sweep: the newest of them means nothing
         point_latest(folder)
-
-
-def _write_card(path: Path, record: dict, metrics: list[dict]) -> None:
-    settings = record["settings"]
-    kind, library, tags = "LoRA adapter", "peft", "lora, "
-    if not settings["lora_r"]:
-        kind, library, tags = "model with all its weights trained", "transformers", ""
-    accuracy = [line["validation_accuracy"] for line in metrics if "validation_accuracy" in line]
-    rows = "\n".join(f"| {name} | {value} |" for name, value in (settings | record["prompt"]).items())
-    path.write_text(
-        f"""---
-base_model: {settings["model"]}
-library_name: {library}
-tags: [{tags}preference-optimisation, {settings["loss"]}, multiple-choice, legal]
----
-# {settings["loss"]}, {settings["num_neg"]} negatives, on {settings["data"]}
-
-A {kind} that ranks candidate holdings by their log-prob after a passage. Validation accuracy of each epoch:
-{", ".join(f"{value:.1%}" for value in accuracy)}. Score it with `python eval_mc.py --model RUN`.
-
-| setting | value |
-|---|---|
-{rows}
-""",
-        encoding="utf-8",
-    )
 
 
 def point_latest(folder: Path) -> None:

@@ -49,6 +49,11 @@ def resolve(source: str) -> str:
     return source
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether a `source` that was loaded is the hub's, not what lies or is made here."""
+    return source not in NAMES and not Path(source).exists()
+
+
 def recorded_name(source: str) -> str:
     """The name under which a run records its base: as typed, but a folder's or a file's in full, wherever it is loaded
     from."""

@@ -1,6 +1,7 @@
 """Scoring many questions: batches of like length and bounded tokens, over every process, in the order given."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -19,13 +20,16 @@ Logprobs = list[list[float]]  # one list a question, one number a candidate: sum
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 
 
-def start_accelerator(precision: str) -> Accelerator:
-    """The device and the processes: GPUs where there are any, else the CPU (also under torchrun)."""
+def start_accelerator(precision: str, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
+    """The device and the processes: GPUs where there are any, else the CPU (also under torchrun). tracker: the one of
+    accelerate's that will be logged with, its files in `folder`."""
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if precision == "bf16" else "no",
         # The schedule counts our steps; accelerate would advance it once for every process.
         step_scheduler_with_optimizer=False,
+        log_with=tracker,
+        project_dir=folder,
     )
 
 

@@ -1,4 +1,5 @@
-"""What a run tells while it trains: the progress bar, the lines above it, and `metrics.jsonl`."""
+"""What a run tells while it trains: the progress bar, the lines above it, `metrics.jsonl`, and the tracker's record of
+the same numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from lib.models.device import peak_memory_gb
 from lib.models.runs import MetricsLog
 from lib.progress import progress
+from lib.training.trackers import log_line
 
 SHOWN = ("loss", "reward_accuracy", "logprob_accuracy", "margin")  # behind the bar
 
@@ -17,7 +19,7 @@ class Journal:
 
     def __init__(self, run: Path, accelerator: Accelerator, num_steps: int, *, step: int, metrics_bytes: int):
         """Go on at `step`, after the first `metrics_bytes` bytes of the metrics."""
-        self.device, self.is_main = accelerator.device, accelerator.is_main_process
+        self.accelerator, self.is_main = accelerator, accelerator.is_main_process
         self.log = MetricsLog(run, metrics_bytes) if self.is_main else None
         self.bar = progress(total=num_steps, initial=step, unit="step", disable=not self.is_main)
 
@@ -26,7 +28,8 @@ class Journal:
         yet."""
         if not self.is_main:
             return
-        self.log.write(step=step, epoch=epoch, **means, **others, peak_memory_gb=peak_memory_gb(self.device))
+        memory = peak_memory_gb(self.accelerator.device)
+        self._write(step=step, epoch=epoch, **means, **others, peak_memory_gb=memory)
         if step == 0:
             rewards = f", rewards {means['reward_chosen']:.4f}" if "reward_chosen" in means else ""
             self.bar.write(f"step 0: loss {means['loss']:.4f}{rewards} (nothing is learnt yet)")
@@ -38,7 +41,7 @@ class Journal:
         """accuracies: by score, the best one first."""
         if self.is_main:
             best, *others = accuracies
-            self.log.write(
+            self._write(
                 step=step,
                 epoch=epoch,
                 validation_score=best,
@@ -48,6 +51,10 @@ class Journal:
             rest = ", ".join(f"{name} {accuracies[name]:.1%}" for name in others)
             said = f"validation accuracy {accuracies[best]:.1%} by {best} ({rest}; {num_questions} questions)"
             self.bar.write(f"epoch {epoch + 1}: {said}")
+
+    def _write(self, **line: float | str) -> None:
+        self.log.write(**line)
+        log_line(self.accelerator, line)
 
     @property
     def metrics_bytes(self) -> int:
