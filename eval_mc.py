@@ -33,7 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     data = parser.add_argument_group("data")
     data.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which questions")
-    data.add_argument("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    named = "of the hub casehold, lexglue/scotus, legalbench/TASK and others; demo; or a jsonl/csv file or folder"
+    data.add_argument("--data", default="casehold", help=named)
     data.add_argument("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     data.add_argument("--limit", type=positive_int, help="only the first N questions")
     data.add_argument("--strict", action="store_true", help="stop at empty, equal or cut endings, else counted")

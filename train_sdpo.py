@@ -89,7 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_data_flags(data) -> None:
-    data.add_argument("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    named = "of the hub casehold, lexglue/scotus, legalbench/TASK and others; demo; or a jsonl/csv file or folder"
+    data.add_argument("--data", default="casehold", help=named)
     data.add_argument("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     data.add_argument("--limit", type=positive_int, help="only the first N questions of each split")
     data.add_argument("--template", help="prompt template (default: {context}, {question} or {prompt}, by the data)")

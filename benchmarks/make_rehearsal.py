@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
 from lib.paths import atomic_dir
-from lib.questions.data import HUB_CONFIG, HUB_DATASET, MASK, Question, load_split
+from lib.questions.data import MASK, Question, load_split
+from lib.questions.hub_data import CASEHOLD
 from make_random_model import SIZES, random_model
 
 HUB_MODEL = "Qwen/Qwen2.5-0.5B"
@@ -88,18 +89,18 @@ def write_data(folder: Path, counts: Sequence[int], questions: str, seed: int) -
     """The data set as the hub has it, a README and parquet, and as `datasets` prepares it on first use: offline it
     reads that alone."""
     disable_progress_bars()
-    source = folder / HUB_DATASET.split("/")[1]
-    (source / HUB_CONFIG).mkdir(parents=True)
+    source = folder / CASEHOLD.repo.split("/")[1]
+    (source / CASEHOLD.config).mkdir(parents=True)
     (source / "README.md").write_text(README, encoding="utf-8")
     for split, count in zip(("train", "validation", "test"), counts, strict=True):
         real = load_split(questions, split).questions
         drawn = list(make_rows(real, count, random.Random(f"{seed}/{split}")))
         columns = {name: [row[name] for row in drawn] for name in FEATURES}
         data = Dataset.from_dict(columns, features=FEATURES)
-        data.to_parquet(source / HUB_CONFIG / f"{split}-00000-of-00001.parquet")
-    builder = load_dataset_builder(str(source), HUB_CONFIG, cache_dir=str(folder / "prepared"))
-    name = HUB_DATASET.replace("/", "___")
-    builder.download_and_prepare(str(folder / "datasets" / name / HUB_CONFIG / "0.0.0" / REVISION))
+        data.to_parquet(source / CASEHOLD.config / f"{split}-00000-of-00001.parquet")
+    builder = load_dataset_builder(str(source), CASEHOLD.config, cache_dir=str(folder / "prepared"))
+    name = CASEHOLD.repo.replace("/", "___")
+    builder.download_and_prepare(str(folder / "datasets" / name / CASEHOLD.config / "0.0.0" / REVISION))
     shutil.rmtree(folder / "prepared")
 
 

@@ -31,6 +31,7 @@ OTHERS_VALUES = {("--loss", "ipo"), *(("--size", size) for size in ("0.01b", "0.
 BUILT = {"cpp_scorer/score", "cpp_scorer/build", "cpp_scorer/build/library/libscore.so"}
 # These need a model hub. Without one they end within seconds, with one line that says what to do instead.
 NEED_A_HUB = {"python train_sdpo.py --num-neg 4", "python eval_mc.py --split test"}
+NEED_A_HUB |= {"python eval_mc.py --split test --model demo --data lexglue/scotus"}
 RUN_THIS = {"make test"}  # this very suite
 # test_sweep.py runs a smaller grid, which takes 11 minutes whole; test_reproduce.py all stages, and test_benchmarks.py
 # all benchmarks, which take two hours each.

@@ -51,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     shared = parser.add_argument_group("every run (what is not given is train_sdpo.py's default)").add_argument
     shared("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
-    shared("--data", default="casehold", help="casehold (from the hub), demo, or a jsonl/csv file or folder")
+    named = "of the hub casehold, lexglue/scotus, legalbench/TASK and others; demo; or a jsonl/csv file or folder"
+    shared("--data", default="casehold", help=named)
     shared("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     shared("--limit", type=positive_int, help="only the first N questions of each split")
     shared("--template", help="prompt template")

@@ -3,22 +3,19 @@
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from lib.errors import InputError
-from lib.hub import hub_error, require_hub
 from lib.progress import BRIEF, progress
 from lib.questions.forms import Candidates, Form, candidates, fail, recognise, text_fields
+from lib.questions.hub_data import HubSplit, hub_data, read_hub
 from lib.questions.readers import find_split, has_own_split, read_classes, read_rows
 
 STRIP = " \t\n\v\f\r"  # the white space that prompts and endings are stripped of; nothing else of Unicode
 MASK = "<HOLDING>"  # stands in CaseHOLD's passages where the cited holding was
-HUB_DATASET = "coastalcph/lex_glue"
-HUB_CONFIG = "case_hold"
-HUB_ADVICE = "give your own questions with --data DIR_OR_FILE, or try --data demo"
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,9 @@ class Question:
 class Dataset:
     """The questions of one split and where they come from.
 
-    default_template: "{context}", "{question}" or "{prompt}". format: name of the form in forms.py. source: the file,
-    or the hub's name. sha256: of the file's bytes (and the class names), or of the hub's rows as JSON, all of the split
-    whatever the limit.
+    default_template: "{context}", "{question}" or "{prompt}", or of more fields for some data of the hub. format: name
+    of the form in forms.py. source: the file, or the hub's name. sha256: of the file's bytes, or of the hub's rows as
+    JSON, all of the split whatever the limit (and of the class names).
     """
 
     questions: list[Question]
@@ -71,16 +68,18 @@ def load_split(
 ) -> Dataset:
     """Load the first `limit` questions of a split: "train", "validation" or "test".
 
-    data: "casehold" (LexGLUE's case_hold, from the hub), "demo" (made on first use), a folder with a file for each
-    split, or a single file that serves any split (.jsonl, .json or .csv). Its form is recognised by its columns.
-    candidates_file: class names, one a line, that are the candidates of every row of a classification file (its columns
-    `text` and `label`: a class name, or its place from 0).
+    data: one of `DATA_NAMES` (from the hub; "demo" is made on first use), a folder with a file for each split, or a
+    single file that serves any split (.jsonl, .json or .csv). Its form is recognised by its columns.
+    candidates_file: class names, one a line, that are the candidates of every row of a classification (its columns
+    `text` and `label`: a class name, or its place from 0), in the place of those that the hub's data names.
 
     Raises InputError with file, line and field for any broken row among those questions; with `strict` also for
     empty and equal endings.
     """
-    if data == "casehold":
-        rows, source, sha256 = _hub_split(split)
+    hub = HubSplit([], "", "")
+    if named := hub_data(data):
+        hub = read_hub(named, split)
+        rows, source, sha256 = hub.located(), hub.source, hub.sha256
     else:
         if data == "demo":
             from lib.demo.data import ensure_data
@@ -99,7 +98,12 @@ def load_split(
     first = next(rows, None)
     if first is None:
         raise InputError(f"{source}: there are no questions in it")
-    classes = read_classes(Path(candidates_file)) if candidates_file else ()
+    classes = hub.classes
+    if candidates_file:
+        given = read_classes(Path(candidates_file))
+        if classes and len(given) != len(classes):
+            raise InputError(f"{candidates_file}: {len(given)} class names, {source} has {len(classes)}")
+        classes = given
     if classes:
         sha256 = hashlib.sha256(json.dumps([sha256, classes]).encode()).hexdigest()
     form = recognise(*first, classes=bool(classes))
@@ -108,7 +112,7 @@ def load_split(
         _refuse_flaws(form, questions)
     return Dataset(
         questions,
-        default_template=f"{{{form.field}}}",
+        default_template=hub.template or f"{{{form.field}}}",
         format=form.name,
         source=source,
         sha256=sha256,
@@ -141,7 +145,9 @@ def load_train_and_validation(data: str, validation_share: float | None, **how) 
 
 def has_validation(data: str) -> bool:
     """Whether `data` has validation questions that are not the test questions too."""
-    return data in ("casehold", "demo") or has_own_split(data, "validation")
+    if named := hub_data(data):
+        return "validation" in named.splits
+    return data == "demo" or has_own_split(data, "validation")
 
 
 def _questions(form: Form, parsed: Iterable[Candidates]) -> list[Question]:
@@ -180,19 +186,3 @@ def _refuse_flaws(form: Form, questions: Iterable[Question]) -> None:
             second = next(index for index, text in enumerate(texts) if text in texts[:index])
             both = f"candidates {texts.index(texts[second])} and {second}"
             fail(question.source, form.candidates, f"{both} are equal; leave out --strict to keep them")
-
-
-def _hub_split(split: str) -> tuple[Iterator[tuple[str, dict]], str, str]:
-    require_hub("--data casehold", HUB_DATASET, "dataset", HUB_ADVICE)
-    from datasets import load_dataset
-
-    try:
-        read = load_dataset(HUB_DATASET, HUB_CONFIG, split=split)
-        rows = list(progress(read, desc=f"reading {split}", unit="row", delay=BRIEF))
-    except Exception as error:  # the library, and those below it, raise many kinds with no common base
-        raise hub_error("--data casehold", " ".join(str(error).split()), HUB_ADVICE) from None
-    source = f"{HUB_DATASET} {HUB_CONFIG} {split}"
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-    return ((f"{source}:{number}", row) for number, row in enumerate(rows)), source, digest.hexdigest()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from lib.errors import InputError
+from lib.questions.hub_data import DATA_NAMES
 
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 SUFFIXES = (".jsonl", ".json", ".csv")
@@ -32,7 +33,7 @@ def find_split(data: str, split: str) -> Path:
             raise InputError(f"{path}: its name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
         return path
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; --data takes casehold, demo, a folder or a file")
+        raise InputError(f"{path}: no such file or folder; --data takes {DATA_NAMES}, a folder or a file")
     found = [file for name in SPLIT_NAMES[split] for suffix in SUFFIXES if (file := path / f"{name}{suffix}").is_file()]
     if not found:
         there = ", ".join(sorted(file.name for file in path.iterdir() if file.suffix.lower() in SUFFIXES))
