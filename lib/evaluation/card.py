@@ -8,7 +8,7 @@ from lib.evaluation.metrics import percent_interval, wilson_interval
 from lib.evaluation.report import page_environment
 from lib.evaluation.scores import SCORES
 from lib.models.sources import is_hub_name
-from lib.questions.data import HUB_CONFIG, HUB_DATASET
+from lib.questions.hub_data import hub_data
 from lib.questions.prompt_config import PromptConfig
 from lib.training.recipe import num_negatives, without_effect
 
@@ -77,26 +77,26 @@ def _metadata(record: dict, epochs: Sequence[dict]) -> str:
     """YAML as the hub reads it. What the hub does not have, a base in a folder or a file of questions, is left out, and
     so is the license, which is not known here."""
     settings = record["settings"]
-    casehold, adapter = settings["data"] == "casehold", settings["lora_r"] > 0
+    data, adapter = hub_data(settings["data"]), settings["lora_r"] > 0
     whole = not settings["limit"] and not settings["validation_share"]
     results = None
-    if casehold and epochs and whole:
+    if data and epochs and whole:
         last = epochs[-1]
         results = EvalResult(
             task_type="multiple-choice",
-            dataset_type=HUB_DATASET,
-            dataset_config=HUB_CONFIG,
+            dataset_type=data.repo,
+            dataset_config=data.config,
             dataset_split="validation",
-            dataset_name="CaseHOLD",
+            dataset_name=data.name,
             metric_type="accuracy",
             metric_name=f"accuracy by {_score(last)}, the best of {len(_accuracies(last))} scores on these questions",
             metric_value=last["validation_accuracy"],
         )
     return ModelCardData(
         base_model=settings["model"] if is_hub_name(settings["model"]) else None,
-        datasets=[HUB_DATASET] if casehold else None,
+        datasets=[data.repo] if data else None,
         library_name="peft" if adapter else "transformers",
-        tags=[*TAGS, settings["loss"], *["lora"] * adapter, *["legal"] * casehold],
+        tags=[*TAGS, settings["loss"], *["lora"] * adapter, *["legal"] * bool(data)],
         model_name=settings["loss"] if results else None,
         eval_results=results and [results],
     ).to_yaml()
