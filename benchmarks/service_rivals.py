@@ -4,9 +4,10 @@
       --folder merged --lm-eval-python PYTHON --questions casehold/test.jsonl --limit 40
 
 model.onnx, model.gguf and the folder are of one model. PYTHON: of an environment with `llama-cpp-python[server]`, whose
-server is llama.cpp's over HTTP, and of one with `lm_eval`. llama.cpp reads one prompt a request, so that a question is
-a request an ending; the harness reads the folder by its Hugging Face backend, in one process, without HTTP. One client
-asks, one question after the other; choices are by the sum of log-probs.
+server is llama.cpp's over HTTP (its own program gives no log-probs of a prompt), and of one with `lm_eval`. The server
+reads one prompt a request, so that a question is a request an ending, and is asked a quarter of the questions; the
+harness reads the folder by its Hugging Face backend, in one process, without HTTP. One client asks, one question after
+the other; choices are by the sum of log-probs.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from lib.questions.data import STRIP, Question, load_split
 from lib.questions.prompt import ending_text
 from service_load import serving
 
-FEWER = 4  # the harness's time without its start is that of all questions less that of a quarter of them
+FEWER = 4  # the share of questions that llama.cpp is asked, and that the harness's start is told from
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             rows.append((f"service, {name}", seconds, choices, peak_memory(process)))
     if args.gguf:
         with llama_server(args) as (process, port):
-            seconds, choices = timed(ask_one_by_one, port, questions)
+            seconds, choices = timed(ask_one_by_one, port, questions[: fewer(args.limit)])
             rows.append(("llama.cpp's server", seconds, choices, peak_memory(process)))
     if args.folder:
         rows.append(("lm-evaluation-harness, Hugging Face", *harness(args)))
@@ -64,9 +65,14 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{len(questions)} questions, {args.threads} threads\n")
     print("| | questions/s | of the first | memory, MB | choices of the first |\n|---|---|---|---|---|")
     for name, seconds, choices, megabytes in rows:
-        same = sum(map(int.__eq__, choices, first[2])) if choices else ""
-        print(f"| {name} | {1 / seconds:.2f} | {first[1] / seconds:.2f} | {megabytes:.0f} | {same} |")
+        same = sum(map(int.__eq__, choices, first[2]))
+        figures = f"{1 / seconds:.2f} | {first[1] / seconds:.2f} | {megabytes:.0f}"
+        print(f"| {name} | {figures} | {same} of {len(choices)} |")
     return 0
+
+
+def fewer(limit: int) -> int:
+    return max(1, limit // FEWER)
 
 
 def timed(ask: Callable, port: int, questions: Sequence[Question]) -> tuple[float, list[int]]:
@@ -141,10 +147,10 @@ def llama_server(args: argparse.Namespace) -> Iterator[tuple[subprocess.Popen, i
 
 
 def harness(args: argparse.Namespace) -> tuple[float, list[int], float]:
-    """Seconds a question, what it chose, and megabytes."""
-    fewer = max(1, args.limit // FEWER)
-    (short, _, _), (long, choices, megabytes) = (run_harness(args, limit) for limit in (fewer, args.limit))
-    return (long - short) / (args.limit - fewer), choices, megabytes
+    """Seconds a question, what it chose, and megabytes. Its time without its start is that of all questions less that
+    of some of them."""
+    (short, _, _), (long, choices, megabytes) = (run_harness(args, limit) for limit in (fewer(args.limit), args.limit))
+    return (long - short) / (args.limit - fewer(args.limit)), choices, megabytes
 
 
 def run_harness(args: argparse.Namespace, limit: int) -> tuple[float, list[int], float]:

@@ -190,7 +190,7 @@ def test_the_service_chooses_the_same_by_either_door(tmp_path, scorer, onnx_mode
     questions = write_jsonl(tmp_path / "questions.jsonl", rows(6))
     flags = ["--model", onnx_model, "--questions", questions, "--limit", 6]
     printed = run_python(ROOT / "benchmarks" / "service_rivals.py", *flags, cwd=tmp_path).stdout
-    assert re.search(r"^\| service, /v1/completions \| [\d.]+ \| [\d.]+ \| \d+ \| 6 \|$", printed, re.MULTILINE)
+    assert re.search(r"^\| service, /v1/completions \| [\d.]+ \| [\d.]+ \| \d+ \| 6 of 6 \|$", printed, re.MULTILINE)
 
 
 def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, capsys):
