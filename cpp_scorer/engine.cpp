@@ -29,8 +29,8 @@ PreparedQuestion Engine::prepare(const Line& line, size_t row) const {
   return ::prepare(line, row, encoder_, options_.limits);
 }
 
-std::string Engine::check() {
-  std::string found = check_export(info_, encoder_, model_) + "\n";
-  if (reference_info_) found += check_export(*reference_info_, encoder_, *reference_) + "\n";
+std::string Engine::check(size_t num_scored) {
+  std::string found = check_export(info_, encoder_, model_, num_scored) + "\n";
+  if (reference_info_) found += check_export(*reference_info_, encoder_, *reference_, num_scored) + "\n";
   return found;
 }

@@ -45,7 +45,7 @@ class Engine {
 
   /// What check_export says of the model and of the reference, a line each. Throws FatalError where one is not what was
   /// exported, or gives other answers here.
-  std::string check();
+  std::string check(size_t num_scored);
 
  private:
   EngineOptions options_;

@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <iostream>
+#include <limits>
 #include <new>
 #include <string>
 
@@ -61,7 +62,7 @@ Totals score(LineReader& input, OutputFile& output, const CommandLine& line) {
 
 int check(const EngineOptions& options) {
   OutputFile output("-");
-  output.write(Engine(options).check());
+  output.write(Engine(options).check(std::numeric_limits<size_t>::max()));
   return kSuccess;
 }
 

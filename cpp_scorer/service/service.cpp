@@ -22,6 +22,8 @@
 
 namespace {
 
+// Golden questions whose log-probs are reproduced before the service is ready, which is to be soon; --check does all.
+constexpr size_t kGoldenBeforeReady = 1;
 constexpr size_t kScoringThreads = 64, kMostScoring = 256, kOtherThreads = 2, kMostOthers = 1024;
 
 Connections* to_drain = nullptr;  // by a signal
@@ -101,7 +103,7 @@ void Service::load() {
   try {
     engine_ = std::make_unique<Engine>(engine_options_);
     model_sha256_ = sha256_of_file(engine_options_.model);
-    std::cerr << engine_->check();
+    std::cerr << engine_->check(kGoldenBeforeReady);
     dispatcher_ = std::make_unique<Dispatcher>(*engine_, options_.workers, options_.queue_rows,
                                                [this](Dispatcher::Batched batched) {
                                                  metrics_.count_batch(batched.rows, batched.tokens);
