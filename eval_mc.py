@@ -12,9 +12,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from lib.cli import HelpFormatter, positive_int
+from lib.cli import HelpFormatter, flag, positive_int
 from lib.errors import InputError, run_script
 from lib.evaluation.compare import LETTERS, comparison_report, differing, read_aligned
+from lib.evaluation.harness import HarnessTask, write_harness
 from lib.evaluation.predictions import write_every_score, write_predictions
 from lib.evaluation.report import Evaluation, write_report
 from lib.evaluation.scorers import ModelScorer
@@ -72,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="write predictions here, one JSON line a question; with --score all a file each, NAME.SCORE.jsonl; with "
         "--compare the questions on which the files differ",
     )
+    harness = "write the predictions into this folder as lm-evaluation-harness does, samples and results"
+    output.add_argument("--output-lm-eval", type=Path, metavar="DIR", help=harness)
     output.add_argument("--report", type=Path, metavar="DIR", help="new folder for report.html, report.md and figures")
     output.add_argument(
         "--compare", type=Path, nargs="+", metavar="FILE", help="compare predictions with those of the first file"
@@ -84,8 +87,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.compare and not 2 <= len(args.compare) <= len(LETTERS):
         parser.error(f"--compare takes 2 to {len(LETTERS)} prediction files, not {len(args.compare)}")
-    if args.compare and args.report:
-        parser.error("--report shows one model's questions; it does not go with --compare")
+    for name in ("report", "output_lm_eval"):
+        if args.compare and getattr(args, name):
+            parser.error(f"{flag(name)} is of one model's answers; it does not go with --compare")
     return args
 
 
@@ -126,6 +130,11 @@ def evaluate(args: argparse.Namespace) -> None:
     print("\n".join([*table, *([""] if table else []), *headline(summary)]))
     if args.output:
         write_outputs(args, scored, records)
+    if args.output_lm_eval:
+        model_name = Path(args.model).resolve().name if args.model == "runs/latest" else args.model
+        task = HarnessTask(model_name, args.data, args.split, args.limit, prompt, model.tokenizer.eos_token)
+        for path in write_harness(args.output_lm_eval, task, scored.encoded, records):
+            print(f"as lm-evaluation-harness writes it: {path}")
     if args.report:
         title = f"{describe(args.model)} on {args.split}"
         write_report(args.report, Evaluation(title, data, scored, records, summary, table, model.tokenizer))

@@ -5,9 +5,9 @@ import re
 from lib.errors import InputError
 from lib.questions.data import STRIP, Question
 
-MAIN_FIELDS = ("context", "question", "prompt")
+MAINFIELDS = ("context", "question", "prompt")
 NEUTRAL_PROMPT = "Answer:"
-_FIELD = re.compile(r"\{(\w+)\}")
+FIELD = re.compile(r"\{(\w+)\}")
 
 
 def render(template: str, question: Question) -> tuple[str, str, str]:
@@ -21,9 +21,9 @@ def render(template: str, question: Question) -> tuple[str, str, str]:
         return question.fields[name]
 
     main = main_field(template)
-    prefix = _FIELD.sub(value, template[: main.start()])
+    prefix = FIELD.sub(value, template[: main.start()])
     body = value(main)
-    suffix = _FIELD.sub(value, template[main.end() :]).rstrip(STRIP)
+    suffix = FIELD.sub(value, template[main.end() :]).rstrip(STRIP)
     if not suffix:
         body = body.rstrip(STRIP)
         prefix = prefix if body else prefix.rstrip(STRIP)
@@ -33,12 +33,12 @@ def render(template: str, question: Question) -> tuple[str, str, str]:
 def neutral_prompt(template: str) -> str:
     """What stands for the question where an ending is scored without one: the template with every field empty, or
     `NEUTRAL_PROMPT` where that leaves nothing (the "domain premise" of Holtzman et al. 2021)."""
-    return _FIELD.sub("", template).rstrip(STRIP) or NEUTRAL_PROMPT
+    return FIELD.sub("", template).rstrip(STRIP) or NEUTRAL_PROMPT
 
 
 def main_field(template: str) -> re.Match:
     """The first {context}, {question} or {prompt} of the template: the only text that may be cut."""
-    for match in _FIELD.finditer(template):
-        if match[1] in MAIN_FIELDS:
+    for match in FIELD.finditer(template):
+        if match[1] in MAINFIELDS:
             return match
     raise InputError(f"template '{template}': it must hold {{context}}, {{question}} or {{prompt}}")

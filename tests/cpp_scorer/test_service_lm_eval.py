@@ -46,7 +46,7 @@ def test_local_completions_gets_the_log_probs_of_eval_mc(qwen2, tmp_path, export
     with serving(model, tmp_path, "--max-body-bytes", 1 << 24) as service:
         url = f"http://127.0.0.1:{service.port}/v1/completions"
         arguments = f"model=score,base_url={url},tokenizer={folder},tokenizer_backend=huggingface,max_length=4096"
-        command = [PYTHON, "-m", "lm_eval", "--model", "local-completions", "--tasks", "casehold_passage"]
+        command = [PYTHON, "-m", "lm_eval", "--model", "local-completions", "--tasks", "casehold"]
         command += ["--model_args", f"{arguments},num_concurrent=4", "--batch_size", "5", "--log_samples"]
         command += ["--include_path", ROOT / "docs" / "lm_eval", "--output_path", tmp_path / "theirs"]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
@@ -54,7 +54,7 @@ def test_local_completions_gets_the_log_probs_of_eval_mc(qwen2, tmp_path, export
             [*map(str, command)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800
         )
         assert result.returncode == 0, result.stderr[-4000:]
-    (samples,) = (tmp_path / "theirs").rglob("samples_casehold_passage_*.jsonl")
+    (samples,) = (tmp_path / "theirs").rglob("samples_casehold_*.jsonl")
     theirs = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda sample: sample["doc_id"])
     assert len(theirs) == len(ours) == QUESTIONS
     for sample, record in zip(theirs, ours, strict=True):
