@@ -158,7 +158,7 @@ def run_harness(args: argparse.Namespace, limit: int) -> tuple[float, list[int],
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "casehold").mkdir()
         (Path(folder) / "casehold" / "test.jsonl").symlink_to(args.questions.resolve())
-        command = [args.lm_eval_python, "-m", "lm_eval", "--model", "hf", "--tasks", "casehold_passage"]
+        command = [args.lm_eval_python, "-m", "lm_eval", "--model", "hf", "--tasks", "casehold"]
         command += ["--model_args", f"pretrained={args.folder.resolve()},dtype=float32", "--device", "cpu"]
         command += ["--batch_size", "5", "--limit", str(limit), "--log_samples", "--output_path", folder]
         command += ["--include_path", str(ROOT / "docs" / "lm_eval")]

@@ -5,7 +5,7 @@ import re
 from lib.errors import InputError
 from lib.questions.data import STRIP, Question
 
-MAINFIELDS = ("context", "question", "prompt")
+MAIN_FIELDS = ("context", "question", "prompt")
 NEUTRAL_PROMPT = "Answer:"
 FIELD = re.compile(r"\{(\w+)\}")
 
@@ -39,6 +39,6 @@ def neutral_prompt(template: str) -> str:
 def main_field(template: str) -> re.Match:
     """The first {context}, {question} or {prompt} of the template: the only text that may be cut."""
     for match in FIELD.finditer(template):
-        if match[1] in MAINFIELDS:
+        if match[1] in MAIN_FIELDS:
             return match
     raise InputError(f"template '{template}': it must hold {{context}}, {{question}} or {{prompt}}")
