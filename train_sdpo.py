@@ -214,7 +214,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
         precision=precision,
     )
     questions = with_reference(questions, recipe, start.loaded.tokenizer, start.prompt, score)
-    validation_reference = score(validation) if validation else None
+    validation_reference = score(validation) if validation and recipe.objective.reference else None
 
     if accelerator.process_index:  # dropout of its own; the first process keeps that of a run alone
         torch.manual_seed(settings.seed + accelerator.process_index)

@@ -132,6 +132,9 @@ def hub(hub_home, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub_home / "hub"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(hub_home / "datasets"))
+    huggingface_hub.utils.reset_sessions()
+    yield
+    huggingface_hub.utils.reset_sessions()  # those opened here stay offline
 
 
 def refusal(data: str, split: str = "test", **options) -> str:

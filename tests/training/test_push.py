@@ -11,6 +11,7 @@ import torch
 from conftest import run_main
 from hub_server import OWNER, TOKEN, hub_server
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import reset_sessions
 
 import train_sdpo
 from lib.errors import InputError
@@ -33,6 +34,7 @@ def hub(monkeypatch):
     with hub_server() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        reset_sessions()  # one that was opened offline stays so
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
 
