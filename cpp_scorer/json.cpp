@@ -6,31 +6,32 @@
 #include <cstdlib>
 #include <iterator>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "errors.h"
 #include "json_text.h"
+#include "preference.h"
 #include "prompt.h"
 
 namespace {
 
-[[noreturn]] void fail(const std::string& field, const std::string& what) {
-  throw RowError("field '" + field + "': " + what);
-}
-
-/// The columns of one form; a template calls the prompt's column by `field`. The reward's column may be missing.
+/// The columns of one form; a template calls the prompt's column by `field`. The reward's column may be
+/// missing, but for a preference.
 struct Form {
   const char *field, *prompt, *candidates, *reward;
 };
 
 // The same as in lib/questions/forms.py, except for one response a row: a stream cannot be grouped by prompt.
-constexpr std::array<Form, 4> kForms{{{"context", "context", "endings", "label"},
+constexpr std::array<Form, 5> kForms{{{"context", "context", "endings", "label"},
                                       {"context", "citing_prompt", "holding_0", "label"},
                                       {"question", "question", "choices", "answer"},
-                                      {"prompt", "prompt", "responses", "scores"}}};
+                                      {"prompt", "prompt", "responses", "scores"},
+                                      {"prompt", "prompt", "chosen", "rejected"}}};
 const Form& kCasehold = kForms[1];
 const Form& kMmlu = kForms[2];
 const Form& kGraded = kForms[3];
+const Form& kPreference = kForms[4];
 
 /// The form of which the row has most columns, the first of equals.
 const Form& recognise(const Json& row) {
@@ -41,25 +42,25 @@ const Form& recognise(const Json& row) {
                                        [&](const Form& a, const Form& b) { return count(a) < count(b); });
   if (!row.contains(form.prompt) && !row.contains(form.candidates)) {
     throw RowError("its fields are of no known form; those are (context, endings), (citing_prompt, holding_0, "
-                     "holding_1, ...), (question, choices) and (prompt, responses)");
+                     "holding_1, ...), (question, choices), (prompt, responses) and (prompt, chosen, rejected)");
   }
   return form;
 }
 
 const std::string& string_of(const Json& row, const std::string& field) {
   const auto found = row.find(field);
-  if (found == row.end()) fail(field, "is missing");
-  if (!found->is_string()) fail(field, "is not a string");
+  if (found == row.end()) throw field_error(field, "is missing");
+  if (!found->is_string()) throw field_error(field, "is not a string");
   return found->get_ref<const std::string&>();
 }
 
 std::vector<std::string> strings_of(const Json& row, const std::string& field) {
   const auto found = row.find(field);
-  if (found == row.end()) fail(field, "is missing");
-  if (!found->is_array()) fail(field, "is not a list of strings");
+  if (found == row.end()) throw field_error(field, "is missing");
+  if (!found->is_array()) throw field_error(field, "is not a list of strings");
   std::vector<std::string> strings;
   for (const Json& value : *found) {
-    if (!value.is_string()) fail(field, "candidate " + std::to_string(strings.size()) + " is not a string");
+    if (!value.is_string()) throw field_error(field, "candidate " + std::to_string(strings.size()) + " is not a string");
     strings.push_back(value.get_ref<const std::string&>());
   }
   return strings;
@@ -101,7 +102,7 @@ std::optional<int64_t> label_of(const Json& row, const Form& form, size_t count)
     label = index_of(found->get_ref<const std::string&>(), &form == &kMmlu);
   }
   if (label < 0 || label >= static_cast<int64_t>(count)) {
-    fail(form.reward, "names none of the " + std::to_string(count) + " candidates (0 to " + std::to_string(count - 1) +
+    throw field_error(form.reward, "names none of the " + std::to_string(count) + " candidates (0 to " + std::to_string(count - 1) +
                           (&form == &kMmlu ? ", or a letter from A)" : ")"));
   }
   return label;
@@ -134,7 +135,7 @@ std::optional<int64_t> best_score(const Json& row, size_t count) {
   if (found->is_array()) std::transform(found->begin(), found->end(), std::back_inserter(scores), score_of);
   const bool finite = std::all_of(scores.begin(), scores.end(), [](double score) { return std::isfinite(score); });
   if (scores.size() != count || !finite) {
-    fail(kGraded.reward, "is not a list of " + std::to_string(count) + " finite numbers, one a candidate");
+    throw field_error(kGraded.reward, "is not a list of " + std::to_string(count) + " finite numbers, one a candidate");
   }
   return std::max_element(scores.begin(), scores.end()) - scores.begin();
 }
@@ -145,7 +146,7 @@ void collect_numbers(const Json& value, const std::string& field, std::vector<do
   } else if (value.is_number()) {
     numbers.push_back(value.get<double>());
   } else {
-    fail(field, "is not a list of numbers");
+    throw field_error(field, "is not a list of numbers");
   }
 }
 
@@ -165,7 +166,7 @@ std::optional<std::string> JsonRow::id() const {
   const auto found = object_->value.find("id");
   if (found == object_->value.end() || found->is_null()) return std::nullopt;
   if (found->is_number_integer()) return found->dump();
-  if (!found->is_string() || found->get_ref<const std::string&>().empty()) fail("id", "is not a string or an integer");
+  if (!found->is_string() || found->get_ref<const std::string&>().empty()) throw field_error("id", "is not a string or an integer");
   return found->get<std::string>();
 }
 
@@ -178,17 +179,24 @@ Question JsonRow::question() const {
                      (&form == &kCasehold && is_holding(name));
     if (value.is_string() && !own) question.fields[name] = value.get<std::string>();
   }
+  if (&form == &kPreference) {
+    Preference preference = preference_of(row);
+    question.fields[form.field] = std::move(preference.prompt);
+    question.endings = std::move(preference.answers);
+    question.label = static_cast<int64_t>(question.endings.size()) - 1;
+    return question;
+  }
   question.fields[form.field] = string_of(row, form.prompt);
   question.endings = &form == &kCasehold ? holdings_of(row) : strings_of(row, form.candidates);
   const size_t count = question.endings.size();
-  if (count < 2) fail(form.candidates, std::to_string(count) + " candidates; a question needs 2 or more");
+  if (count < 2) throw field_error(form.candidates, std::to_string(count) + " candidates; a question needs 2 or more");
   question.label = &form == &kGraded ? best_score(row, count) : label_of(row, form, count);
   return question;
 }
 
 std::vector<double> JsonRow::numbers(const std::string& field) const {
   const auto found = object_->value.find(field);
-  if (found == object_->value.end()) fail(field, "is missing");
+  if (found == object_->value.end()) throw field_error(field, "is missing");
   std::vector<double> numbers;
   collect_numbers(*found, field, numbers);
   return numbers;

@@ -11,7 +11,8 @@
 /// One line of the input: a JSON object in one of the forms that eval_mc.py reads too. Only json.cpp parses JSON.
 ///
 /// LexGLUE (context, endings, label?), the original CaseHOLD columns (citing_prompt, holding_0.., label?), MMLU style
-/// (question, choices, answer?) and graded (prompt, responses, scores?). Every RowError names the field.
+/// (question, choices, answer?), graded (prompt, responses, scores?) and TRL's preference pairs (prompt, chosen,
+/// rejected). Every RowError names the field.
 class JsonRow {
  public:
   /// Throws RowError where the line is no JSON object, is not UTF-8, or holds a lone surrogate.

@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr int kDeepest = 32;  // nested arrays and objects; no form has more than 2
+constexpr int kDeepest = 32;  // nested arrays and objects; no form has more than 4
 
 /// Whether arrays and objects nest too deep. What else is wrong with the line, the parser says.
 bool is_too_deep(std::string_view line) {

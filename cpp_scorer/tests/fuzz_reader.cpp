@@ -34,6 +34,7 @@ const std::vector<std::string>& fuzz_seeds() {
       R"({"citing_prompt": "c\ud83d\ude00", "holding_0": "a", "holding_1": "b", "holding_10": "d", "label": 0})",
       R"({"question": "q", "choices": ["a", "b"], "answer": "B"})",
       R"({"prompt": "p", "responses": ["a", "b"], "scores": [1e3, -2.5]})",
+      R"({"prompt": "p", "chosen": "a", "rejected": ["b", [{"role": "user", "content": "c"}]]})",
       R"([[[{"text": null}, true, false, 18446744073709551615, -0.0]]])"};
   return seeds;
 }

@@ -49,6 +49,26 @@ void forms() {
     CHECK_EQUAL(parse(line).label.value(), 0);
   }
 
+  const Question pair = parse(R"({"prompt": "p", "chosen": "a", "rejected": "b", "source": "s"})");
+  CHECK(pair.fields == (Fields{{"prompt", "p"}, {"source", "s"}}));
+  CHECK_EQUAL(pair.endings, (Texts{"b", "a"}));
+  CHECK_EQUAL(pair.label.value(), 1);
+  CHECK_EQUAL(parse(R"({"prompt": "p", "chosen": "a", "rejected": ["b", "c"]})").endings, (Texts{"b", "c", "a"}));
+  const auto said = [](const char* role, const char* content) {
+    return R"({"role": ")" + std::string(role) + R"(", "content": ")" + content + R"("})";
+  };
+  const std::string asked = said("user", "p"), good = said("assistant", "a"), bad = said("assistant", "b");
+  const std::string whole = R"(, "chosen": [)" + asked + ", " + good + R"(], "rejected": [)" + asked + ", " + bad + "]}";
+  for (const std::string& prompt : {std::string("\"p\""), "[" + asked + "]"}) {  // both answers repeat it
+    const Question messages = parse("{\"prompt\": " + prompt + whole);
+    CHECK(messages.fields == (Fields{{"prompt", "p"}}));
+    CHECK_EQUAL(messages.endings, (Texts{"b", "a"}));
+  }
+  const Question turns = parse("{\"prompt\": [" + said("system", "s") + ", " + asked + R"(], "chosen": [)" + good +
+                               R"(], "rejected": [[)" + bad + ", " + asked + "], \"c\"]}");
+  CHECK(turns.fields == (Fields{{"prompt", "system: s\nuser: p"}}));
+  CHECK_EQUAL(turns.endings, (Texts{"assistant: b\nuser: p", "c", "a"}));
+
   // Columns of two forms: the one that is complete.
   CHECK_EQUAL(parse(R"({"context": "c", "endings": ["a", "b"], "question": "q", "choices": ["d", "e"], "answer": 0})")
                   .endings, (Texts{"d", "e"}));
@@ -99,6 +119,19 @@ void broken_rows() {
   CHECK_THROWS(parse(R"({"citing_prompt": "c", "holding_0": "a", "holding_2": "b"})"), RowError, "field 'holding_1': is missing");
   CHECK_THROWS(parse(R"({"choices": ["a", "b"]})"), RowError, "field 'question': is missing");
   CHECK_THROWS(parse(R"({"responses": ["a", "b"]})"), RowError, "field 'prompt': is missing");
+  CHECK_THROWS(parse(R"({"chosen": "a", "rejected": "b"})"), RowError, "field 'prompt': is missing; chosen and rejected begin");
+  CHECK_THROWS(parse(R"({"prompt": "p", "chosen": "a"})"), RowError, "field 'rejected': is missing");
+  CHECK_THROWS(parse(R"({"prompt": "p", "rejected": "a"})"), RowError, "field 'chosen': is missing");
+  CHECK_THROWS(parse(R"({"prompt": "p", "chosen": "a", "rejected": []})"), RowError, "field 'rejected': is an empty list");
+  for (const char* column : {"prompt", "chosen", "rejected"}) {
+    for (const char* value : {"null", "1", "{}", "[1]", "[[]]", "[{}]", "[\"a\", {}]", "[{\"role\": \"user\"}]", "[{\"content\": \"c\"}]",
+                              "[{\"role\": 1, \"content\": \"c\"}]", "[{\"role\": \"user\", \"content\": null}]"}) {
+      Fields row{{"prompt", "\"p\""}, {"chosen", "\"a\""}, {"rejected", "\"b\""}};
+      row[column] = value;
+      const std::string line = "{\"prompt\": " + row["prompt"] + ", \"chosen\": " + row["chosen"] + ", \"rejected\": " + row["rejected"] + "}";
+      CHECK_THROWS(parse(line), RowError, ("field '" + std::string(column) + "': ").c_str());
+    }
+  }
   for (const char* label : {"2", "-1", "99999999999999999999", "18446744073709551615", "1.0", "true", "\"A\"", "\"2\"", "\"-1\"", "[0]"}) {
     const std::string line = R"({"context": "c", "endings": ["a", "b"], "label": )" + std::string(label) + "}";
     CHECK_THROWS(parse(line), RowError, "field 'label'");

@@ -11,7 +11,7 @@ from pathlib import Path
 from lib.errors import InputError
 from lib.evaluation.scores import SCORES, Scored, choose, score_values
 from lib.paths import atomic_file
-from lib.questions.forms import fail
+from lib.questions.fields import fail
 from lib.questions.readers import read_rows
 
 LOGPROB_FIELDS = ("logprobs", "neutral_logprobs", "reference_logprobs")

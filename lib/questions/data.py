@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lib.errors import InputError
 from lib.progress import BRIEF, progress
-from lib.questions.forms import Candidates, Form, candidates, fail, recognise, text_fields
+from lib.questions.fields import fail
+from lib.questions.forms import Candidates, Form, candidates, recognise, text_fields
 from lib.questions.hub_data import HubSplit, hub_data, read_hub
 from lib.questions.readers import find_split, has_own_split, read_classes, read_rows
 

@@ -188,6 +188,7 @@ LEXGLUE, MMLU, GRADED = (
     '"question": "q", "choices": ["a", "b"]',
     ('"prompt": "p", "responses": ["a", "b"]'),
 )
+SAID = '{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}'
 HOLDINGS = '"citing_prompt": "c", "holding_0": "a", "holding_1": "b"'
 READER_LINES = [
     *(
@@ -228,6 +229,15 @@ READER_LINES = [
         for score in ("1e999", '"1e999"', '"nan"', "true", "null", '"0x1"', '"1_"')
     ),
     *(f'{{{GRADED}, "scores": {scores}}}' for scores in ("[1]", "[1, 2, 3]", '"12"', '{"a": 1, "b": 2}', "3")),
+    *(
+        f'{{"prompt": {prompt}, "chosen": {chosen}, "rejected": {rejected}, "source": "s", "responses": 1}}'
+        for prompt in ('"p"', f"[{SAID}]", '[{"role": "user", "content": "p"}]', "[]")
+        for chosen in ('"a"', f"[{SAID}]", "null", "[{}]")
+        for rejected in ('"b"', '["b", "c"]', f"[{SAID}]", f'[[{SAID}], "c"]', "[]", '["b", {}]', "[[]]")
+    ),
+    '{"chosen": "a", "rejected": "b"}',
+    '{"prompt": "p", "chosen": "a"}',
+    '{"prompt": "p", "rejected": "a"}',
     *(
         "nonsense",
         "[1]",

@@ -26,6 +26,9 @@ LONG = [
     {"prompt": "p", "response": "b", "score": 3},
     {"prompt": "q", "response": "d", "score": 0},
 ]
+PREFERENCE = {"prompt": "Draft a deed", "chosen": "a good one", "rejected": "a bad one"}
+ASKED, GOOD = {"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}
+BAD, OTHER = GOOD | {"content": "b"}, GOOD | {"content": "c"}
 
 
 def write_csv(path, records):
@@ -51,7 +54,7 @@ def refusal(path, content, name="rows.jsonl", **options) -> str:
     return message.removeprefix(f"{path / name}:")
 
 
-# ---- the five forms ----
+# ---- the six forms ----
 
 
 def test_lexglue(tmp_path):
@@ -112,6 +115,56 @@ def test_long_rows_are_grouped_by_prompt_in_order_of_first_appearance(tmp_path, 
     ]
     [only] = load_split(str(path), "test", limit=1).questions
     assert only == data.questions[0]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_of_a_preference_the_chosen_answer_is_the_last_candidate(tmp_path, suffix):
+    """So that a tie is not won by it: the first of equals is chosen."""
+    path = tmp_path / f"rows.{suffix}"
+    (write_csv if suffix == "csv" else write_jsonl)(path, [PREFERENCE | {"source": "s"}])
+    data = load_split(str(path), "test")
+    assert (data.format, data.default_template) == ("preference", "{prompt}")
+    [question] = data.questions
+    assert question.fields == {"prompt": "Draft a deed", "source": "s"}
+    assert question.endings == ("a bad one", "a good one")
+    assert question.rewards == (0.0, 1.0) and question.label == 1
+
+
+@pytest.mark.parametrize("rejected", [["b", "c"], [[BAD], "c"], [[BAD], [OTHER]], ["b", [ASKED, BAD]]])
+def test_a_preference_may_have_several_rejected_answers(tmp_path, rejected):
+    [question] = load(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": rejected}]).questions
+    last = "c" if len(rejected[1]) == 1 else "user: p\nassistant: b"
+    assert question.endings == ("b", last, "a")
+    assert question.rewards == (0.0, 0.0, 1.0) and question.label == 2
+
+
+def test_one_message_is_its_content_and_several_are_a_line_each(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, ASKED, GOOD, {"role": "user", "content": "And\nthen?"}]
+    rows = [
+        {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": turns, "chosen": [GOOD, ASKED], "rejected": "b"},
+    ]
+    one, several = load(tmp_path, rows).questions
+    assert one.fields == {"prompt": "p"} and one.endings == ("b", "a")
+    assert several.fields == {"prompt": "system: Be brief.\nuser: p\nassistant: a\nuser: And\nthen?"}
+    assert several.endings == ("b", "assistant: a\nuser: p")
+
+
+@pytest.mark.parametrize("prompt", ["p", [ASKED]])
+def test_answers_that_repeat_the_prompt_begin_after_it(tmp_path, prompt):
+    """As in ultrafeedback_binarized, where both are whole conversations."""
+    row = {"prompt": prompt, "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}
+    other = {"prompt": "another", "chosen": [ASKED, GOOD], "rejected": [ASKED]}
+    repeated, kept = load(tmp_path, [row, other]).questions
+    assert repeated.fields == {"prompt": "p"} and repeated.endings == ("b", "a")
+    assert kept.endings == ("p", "user: p\nassistant: a")
+
+
+@pytest.mark.parametrize("shared", ["The sky is ", [ASKED]])
+def test_a_prompt_that_only_the_answers_hold_is_refused_with_what_to_do(tmp_path, shared):
+    row = {"chosen": shared + type(shared)("a"), "rejected": shared + type(shared)("b")}
+    message = refusal(tmp_path, json.dumps(row))
+    assert message.startswith("1: field 'prompt': is missing; chosen and rejected begin with it: split it off, as trl.")
 
 
 def test_endings_are_kept_as_given(tmp_path):
@@ -215,6 +268,18 @@ ROW_CASES = [
     *[(LONG[0], {"response": response}, "response") for response in (None, ["a"])],
     *[(LEXGLUE, {"context": context}, "context") for context in (None, 1, ["a"])],
     *[(MMLU, {"question": None}, "question"), (GRADED, {"prompt": 1}, "prompt"), (LONG[0], {"prompt": None}, "prompt")],
+    *[
+        (PREFERENCE, {column: broken}, column)
+        for column in ("prompt", "chosen", "rejected")
+        for broken in (None, 1, {}, [], [1], [[]], [{}], ["a", {}], [GOOD, "a"], [{"role": "user"}], [{"content": "a"}])
+    ],
+    *[
+        (PREFERENCE, {column: [GOOD | broken]}, column)
+        for column in ("prompt", "chosen", "rejected")
+        for broken in ({"role": None}, {"content": None}, {"content": [{"type": "text", "text": "a"}]})
+    ],
+    *[(PREFERENCE, {"rejected": rejected}, "rejected") for rejected in (["a", None], ["a", [1]], [[BAD], []])],
+    *[(PREFERENCE, {column: ["a"]}, column) for column in ("prompt", "chosen")],
     *[(LEXGLUE, {"id": bad}, "id") for bad in (True, 1.5, ["a"], "")],
 ]
 
@@ -225,7 +290,7 @@ def test_a_broken_value_is_refused(tmp_path, good, change, field):
     assert refusal(tmp_path, content).startswith(f"3: field '{field}': ")
 
 
-@pytest.mark.parametrize("good", [LEXGLUE, MMLU, GRADED, LONG[0]])
+@pytest.mark.parametrize("good", [LEXGLUE, MMLU, GRADED, LONG[0], PREFERENCE])
 def test_a_missing_field_is_refused_in_any_row(tmp_path, good):
     for field in good:
         short = json.dumps({name: value for name, value in good.items() if name != field})
@@ -255,7 +320,7 @@ def test_unknown_columns_are_listed_with_the_forms(tmp_path):
     assert message.startswith("1: fields 'text', 'labels' are of no recognised form")
     for form in ("context, endings, label", "citing_prompt, holding_0", "question, choices, answer"):
         assert form in message
-    for form in ("prompt, responses, scores", "prompt, response, score"):
+    for form in ("prompt, responses, scores", "prompt, response, score", "prompt, chosen, rejected"):
         assert form in message
 
 
@@ -461,3 +526,28 @@ def test_other_real_data(folder, split, count, form, num_candidates):
     data = load_split(str(path), split)
     assert (len(data.questions), data.format) == (count, form)
     assert {len(question.endings) for question in data.questions} == {num_candidates}
+
+
+@pytest.mark.parametrize("form", ["strings", "messages", "conversations"])
+def test_real_pairs_are_the_same_questions_graded_and_as_preferences(tmp_path, form):
+    path = CASEHOLD.parent / "ultrafeedback_pairs"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not here")
+    graded = [question for question in load_split(str(path), "test").questions if len(set(question.rewards)) > 1]
+
+    def answer(prompt: str, text: str):
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+        return {"strings": text, "messages": messages[1:], "conversations": messages}[form]
+
+    rows = []
+    for question in graded:
+        prompt, texts = question.fields["prompt"], question.endings
+        pair = answer(prompt, texts[question.label]), answer(prompt, texts[1 - question.label])
+        asked = prompt if form != "messages" else [{"role": "user", "content": prompt}]
+        rows.append({"id": question.id, "prompt": asked, "chosen": pair[0], "rejected": pair[1]})
+    pairs = load(tmp_path, rows).questions
+    assert len(pairs) == len(graded) > 150
+    for ours, theirs in zip(pairs, graded, strict=True):
+        assert (ours.id, ours.fields) == (theirs.id, theirs.fields)
+        assert ours.endings == (theirs.endings[1 - theirs.label], theirs.endings[theirs.label])
+        assert ours.rewards == (0.0, 1.0)
