@@ -107,7 +107,7 @@ def _results(samples: Sequence[dict], task: HarnessTask, date: datetime) -> dict
         metrics[f"{name}_stderr,none"] = float(np.std(values, ddof=1) / np.sqrt(total)) if total > 1 else "N/A"
     hashes = "".join(sample["doc_hash"] + sample["prompt_hash"] + sample["target_hash"] for sample in samples)
     return {
-        "results": {task.name: {"alias": task.name, "sample_len": total, **metrics}},
+        "results": {task.name: {"name": task.name, "alias": task.name, "sample_len": total, **metrics}},
         "group_subtasks": {},
         "configs": {task.name: _config(task, names)},
         "versions": {task.name: None},
