@@ -24,6 +24,7 @@ READ = {
     "accelerate": "1.15.0",
     "onnx_ir": "1.1.0",
     "onnxruntime-gpu": "1.31.1",
+    "eyecite": "2.7.8",
 }
 # What is private or undocumented, of which library, and the files that use it.
 NAMES = {
@@ -41,6 +42,7 @@ NAMES = {
     ),
     "transformers.models.llama.modeling_llama.rotate_half": ("transformers", ["lib/packed/rotary.py"]),
     "peft.tuners.lora.Linear._cast_input_dtype": ("peft", ["lib/packed/lora.py"]),
+    "eyecite.helpers.get_court_by_paren": ("eyecite", ["lib/mining/rules.py"]),
     "accelerate.state.AcceleratorState._reset_state": ("accelerate", ["tests/conftest.py"]),
 }
 # Attributes that `ScoredRows` takes of a decoder layer, `OneDnnLora` of an adapter's, and three files of a model.

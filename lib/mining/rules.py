@@ -7,9 +7,10 @@ would stumble over is dropped rather than repaired.
 import logging
 import re
 from contextlib import redirect_stdout
+from functools import cache
 from io import StringIO
 
-from eyecite import get_citations
+from eyecite import get_citations, helpers
 from eyecite.models import CitationBase, FullCaseCitation, IdCitation, ShortCaseCitation, SupraCitation
 
 from lib.mining.holdings import candidate_form
@@ -18,6 +19,9 @@ from lib.mining.opinions import PAGE_BREAK
 MIN_WORDS, MAX_WORDS = 6, 72  # of a holding; CaseHOLD's golds have 4 to 72
 GIVEN_AWAY_WORDS = 8
 FOOTNOTES = re.compile(r"[—_]{4,}")  # the rule between text and footnotes
+
+# eyecite goes through all its courts for every citation, the most of the time that mining takes.
+helpers.get_court_by_paren = cache(helpers.get_court_by_paren)
 
 _CASES = (FullCaseCitation, ShortCaseCitation, IdCitation, SupraCitation)
 # What may stand between a citation's first page and the parenthetical: more pages, court and year, how it was decided.
