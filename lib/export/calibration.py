@@ -106,8 +106,12 @@ def rotate(weight: np.ndarray) -> np.ndarray:
 def out_of_line(activations: Activations, weights: Sequence[np.ndarray]) -> np.ndarray:
     """Which channels [in] are to be multiplied in fp32 by their rows of `weights` [in, out]. None of products so wide
     that adding to them would cost more than it gives: MLPs on their way up, the projection."""
-    too_wide = sum(weight.shape[1] for weight in weights) > WIDEST * len(activations.largest)
-    return (activations.largest > OUTLIER * np.median(activations.largest)) & (not too_wide)
+    return (activations.largest > OUTLIER * np.median(activations.largest)) & (not is_wide(weights))
+
+
+def is_wide(weights: Sequence[np.ndarray]) -> bool:
+    """Whether products [in, out] of the same activations have together more than `WIDEST` outputs an input."""
+    return sum(weight.shape[1] for weight in weights) > WIDEST * len(weights[0])
 
 
 def row_errors(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from lib.export.calibration import channel_scales, observe, out_of_line, remedy
+from lib.export.calibration import LEVELS, channel_scales, is_wide, observe, out_of_line, remedy
 from lib.export.int8_product import MICROSOFT, Rows, initializer, multiply, quantize_rows
 from lib.questions.prompt import EncodedQuestion
 
-# Activations in 8 bits, or in two passes of 8 that come to nearly 16. Weights have 8 bits in both.
+# Activations and weights in 8 bits; or activations in two passes of 8 that come to nearly 16, and so the weights
+# whose rounding costs most: MLPs on their way up, and in 16 bits the embedding.
 FORMS = ("int8", "int8x2")
 NORMS = ("RMSNormalization", "LayerNormalization")
 
@@ -30,13 +31,13 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
     """
     model = ir.load(source)
     graph = model.graph
-    use_matmul(graph)
+    projection = use_matmul(graph)
     products: dict[ir.Value, list[ir.Node]] = {}  # those of the same activations share their rows
     for node in graph:
         if node.op_type == "MatMul" and node.inputs[1].is_initializer():
             products.setdefault(node.inputs[0], []).append(node)
     observed = observe(source, [value.name for value in products], encoded)
-    _quantize_tables(graph)
+    _quantize_tables(graph, np.int16 if form == "int8x2" else np.int8)
     model.opset_imports[MICROSOFT] = 1
     owed: dict[ir.Value, ir.Value] = {}  # the scale [..., 1] that rows are still to be multiplied by
     for activations, nodes in products.items():
@@ -48,11 +49,12 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
         divided = _divide(graph, nodes, activations, factor)
         rows = Rows(divided, owed.get(activations), rotated, apart, two_passes=form == "int8x2")
         quantized = quantize_rows(graph, nodes[0], rows)
+        fine = form == "int8x2" and is_wide(weights) and not projection.issuperset(nodes)
         for node, weight in zip(nodes, weights, strict=True):
             gated = None if apart.any() else _gated(node, products)
             if gated is not None:  # a row's scale commutes with the gate, and with the rounding that follows
                 owed[gated] = quantized.scale
-            product = multiply(graph, node, quantized, weight * factor[:, None], scaled=gated is None)
+            product = multiply(graph, node, quantized, weight * factor[:, None], scaled=gated is None, fine=fine)
             ir.convenience.replace_all_uses_with(node.outputs[0], product)
             del graph.initializers[node.inputs[1].name]
             graph.remove(node, safe=True)
@@ -86,27 +88,26 @@ def _gated(node: ir.Node, products: dict[ir.Value, list[ir.Node]]) -> ir.Value |
     return gated if {user for user, _ in gated.uses()} == set(products.get(gated, ())) else None
 
 
-def use_matmul(graph: ir.Graph) -> None:
-    """The projection's slices as MatMul by a transposed weight, as all other products are."""
-    for node in graph:
-        if node.op_type == "Gemm":
-            weight = node.inputs[1]
-            transposed = ir.Tensor(np.ascontiguousarray(weight.const_value.numpy().T), name=weight.name)
-            weight.const_value, weight.shape = transposed, transposed.shape
-            node.op_type = "MatMul"
-            node.attributes.clear()
+def use_matmul(graph: ir.Graph) -> set[ir.Node]:
+    """The projection's slices as MatMul by a transposed weight, as all other products are; returns them."""
+    slices = {node for node in graph if node.op_type == "Gemm"}
+    for node in slices:
+        weight = node.inputs[1]
+        transposed = ir.Tensor(np.ascontiguousarray(weight.const_value.numpy().T), name=weight.name)
+        weight.const_value, weight.shape = transposed, transposed.shape
+        node.op_type = "MatMul"
+        node.attributes.clear()
+    return slices
 
 
-def _quantize_tables(graph: ir.Graph) -> None:
-    """Gather int8 rows and their scales instead of fp32 rows (embedding, projection). A row has its own scale.
-
-    On the 0.5B architecture fp16 or fp32 rows change log-probs by no less, and add 136 or 408 MB to 633.
-    """
+def _quantize_tables(graph: ir.Graph, dtype: type[np.integer]) -> None:
+    """Gather whole numbers of dtype and their scales instead of fp32 rows (embedding, and the projection's rows of the
+    targets). A row has its own scale."""
     tables = {node.inputs[0] for node in graph if node.op_type == "Gather" and node.inputs[0].is_initializer()}
     for value in sorted((value for value in tables if len(value.shape) == 2), key=lambda value: value.name):
         rows = value.const_value.numpy()
-        scales = channel_scales(rows.T)[:, None]
-        table = initializer(graph, f"{value.name}_int8", np.rint(rows / scales).astype(np.int8))
+        scales = channel_scales(rows.T)[:, None] * np.float32(LEVELS / np.iinfo(dtype).max)
+        table = initializer(graph, f"{value.name}_{dtype.__name__}", np.rint(rows / scales).astype(dtype))
         scale = initializer(graph, f"{value.name}_scale", scales)
         for node, _ in list(value.uses()):
             index = node.inputs[1]

@@ -16,7 +16,8 @@ CONSTANTS = {
     "one": np.float32(1),
     "zero_point": ZERO_POINT,
     "middle": np.float32(ZERO_POINT),
-    # What the first pass rounds away is at most half a level; the second one measures it in as many levels again.
+    # What the first pass rounds away is at most half a level; the second one measures it in as many levels again. So of
+    # weights that are kept finely.
     "second_step": np.float32(0.5 / LEVELS),
     "last_axis": np.array([-1]),
     "as_blocks": np.array([-1, BLOCK]),
@@ -39,10 +40,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """The rows in 8 bits, those of a second pass behind those of the first on axis 0, their scales [..., 1], and the
-    channels apart in fp32 [..., apart.sum()]."""
+    """The rows in 8 bits: of the first pass, and with those of a second one behind them on axis 0; their scales
+    [..., 1]; and the channels apart in fp32 [..., apart.sum()]."""
 
     source: Rows
+    first: ir.Value
     eights: ir.Value
     scale: ir.Value
     in_fp32: ir.Value | None
@@ -66,22 +68,25 @@ def quantize_rows(graph: ir.Graph, before: ir.Node, rows: Rows) -> QuantizedRows
     largest = add("Max", highest, add("Neg", lowest), constant("smallest"))
     scale = add("Mul", largest, constant("levels_inverse"))
     scaled = add("Div", values, scale)
-    eights = add("QuantizeLinear", scaled, constant("one"), constant("zero_point"))
+    first = eights = add("QuantizeLinear", scaled, constant("one"), constant("zero_point"))
     if rows.two_passes:
         # Not DequantizeLinear, which onnxruntime would fuse with what stands before it.
-        whole = add("Sub", add("Cast", eights, to=ir.DataType.FLOAT), constant("middle"))
+        whole = add("Sub", add("Cast", first, to=ir.DataType.FLOAT), constant("middle"))
         second = add("QuantizeLinear", add("Sub", scaled, whole), constant("second_step"), constant("zero_point"))
-        eights = add("Concat", eights, second, axis=0)
+        eights = add("Concat", first, second, axis=0)
     if rows.owed is not None:
         scale = add("Mul", scale, rows.owed)
     graph.insert_before(before, nodes)
-    return QuantizedRows(rows, eights, scale, in_fp32)
+    return QuantizedRows(rows, first, eights, scale, in_fp32)
 
 
-def multiply(graph: ir.Graph, before: ir.Node, rows: QuantizedRows, weight: np.ndarray, *, scaled: bool) -> ir.Value:
+def multiply(
+    graph: ir.Graph, before: ir.Node, rows: QuantizedRows, weight: np.ndarray, *, scaled: bool, fine: bool
+) -> ir.Value:
     """The product [..., out] with weight [in, out] in fp32: of each pass, added up, times the rows' scales where it is
     to be `scaled`, and of the channels apart. It is one product of both passes, since onnxruntime without VNNI rewrites
-    a weight, and cannot do that twice."""
+    a weight, and cannot do that twice. fine: what the weight's rounding leaves is another weight, multiplied by the
+    first pass."""
     name, source = before.inputs[1].name, rows.source
     array = weight.copy()
     array[source.apart] = 0
@@ -92,13 +97,19 @@ def multiply(graph: ir.Graph, before: ir.Node, rows: QuantizedRows, weight: np.n
     eights = initializer(graph, f"{name}_int8", rounded.astype(np.int8))
     scale = initializer(graph, f"{name}_scale", scales)
     nodes, add, constant = _nodes(graph)
-    inputs = rows.eights, eights, constant("one"), scale, constant("zero_point")
-    total = add("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
+    one, zero = constant("one"), constant("zero_point")
+    total = add("MatMulIntegerToFloat", rows.eights, eights, one, scale, zero, domain=MICROSOFT)
     if source.two_passes:
         halves = ir.node("Split", [total], {"axis": 0, "num_outputs": 2}, num_outputs=2)
         nodes.append(halves)
         first, second = halves.outputs
         total = add("Add", first, add("Mul", second, constant("second_step")))
+    if fine:
+        step = CONSTANTS["second_step"]
+        left = initializer(graph, f"{name}_left", np.rint((array / scales - rounded) / step).astype(np.int8))
+        left_scale = initializer(graph, f"{name}_left_scale", scales * step)
+        left_product = add("MatMulIntegerToFloat", rows.first, left, one, left_scale, zero, domain=MICROSOFT)
+        total = add("Add", total, left_product)
     if scaled:
         total = add("Mul", total, rows.scale)
     if rows.in_fp32 is not None:

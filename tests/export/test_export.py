@@ -308,15 +308,19 @@ def test_an_int8_log_prob_depends_on_nothing_else_in_the_run(exported, tmp_path,
         assert run(pack([fewer]))[0].tolist() == row[:2].tolist()
 
 
-def with_rounded_weights(source: Path, path: Path) -> Path:
-    """The fp32 graph with the weights that its 8-bit forms have; activations stay exact."""
+def with_rounded_weights(source: Path, path: Path, form: str) -> Path:
+    """The fp32 graph with the weights that an 8-bit form has; activations stay exact, and so do the weights of int8x2
+    that have 16 bits."""
     model = onnx_ir.load(source)
-    use_matmul(model.graph)
+    projection = use_matmul(model.graph)
     for node in model.graph:
         axis, place = {"MatMul": (0, 1), "Gather": (1, 0)}.get(node.op_type, (None, 0))
         if axis is not None and node.inputs[place].is_initializer() and len(node.inputs[place].shape) == 2:
             weight = node.inputs[place]
             array = weight.const_value.numpy()
+            on_its_way_up = array.shape[1] > array.shape[0] and node not in projection
+            if form == "int8x2" and (on_its_way_up or node.op_type == "Gather"):
+                continue
             scales = np.expand_dims(channel_scales(array if axis == 0 else array.T), axis)
             weight.const_value = onnx_ir.Tensor(np.rint(array / scales) * scales, name=weight.name)
     onnx_ir.save(model, path, external_data=f"{path.stem}.data")
@@ -324,9 +328,9 @@ def with_rounded_weights(source: Path, path: Path) -> Path:
 
 
 def test_a_second_pass_leaves_little_but_the_rounding_of_the_weights(exported, tmp_path, encode):
-    exact, changes = onnx_scorer(with_rounded_weights(exported / "model.onnx", tmp_path / "exact.onnx")), {}
-    batch = pack(encode(rows(6)))
+    batch, changes = pack(encode(rows(6))), {}
     for form in ("int8", "int8x2"):
+        exact = onnx_scorer(with_rounded_weights(exported / "model.onnx", tmp_path / f"exact_{form}.onnx", form))
         path = tmp_path / f"{form}.onnx"
         onnx_ir.save(quantize(exported / "model.onnx", form, encode(rows(6))), path, external_data=f"{form}.data")
         changes[form] = np.abs(onnx_scorer(path)(batch) - exact(batch)).mean()
