@@ -63,7 +63,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--contract", metavar="RUN", help=contract)
     parser.add_argument("--output", type=Path, help="NAME.onnx, or the folder of a causal-lm (default: model.onnx)")
     parser.add_argument("--format", choices=("scorer", "causal-lm"), default="scorer", help="which graph")
-    forms = "8-bit weights and products; int8x2: finer activations, for answers nearer to fp32's in nearly its time"
+    forms = "8-bit weights and products; int8x2: both finer, for answers nearer to fp32's in half its size"
     parser.add_argument("--quantize", choices=("none", *FORMS), default="none", help=forms)
     flips = "refuse a quantised form that changes more than this share of the choices, by log-prob or by pmi"
     parser.add_argument("--max-flips", type=zero_to_one, default=0.1, metavar="SHARE", help=flips)
