@@ -188,6 +188,7 @@ CommandLine parse_command_line(int argc, char** argv) {
     throw BadFlag("--score pmi sets log-probs against those after a neutral prompt, so it takes no --reference");
   }
   if (line.engine.score == Score::kSum && !line.engine.reference.empty()) line.engine.score = Score::kReward;
+  line.engine.will_check = line.check || !line.service.address.empty();
   if (!line.service.address.empty()) {
     if (line.check || line.tokenize || line.input != "-" || line.output != "-") {
       throw BadFlag("--serve goes with none of --input, --output, --check and --tokenize");

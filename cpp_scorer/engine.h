@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <future>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,7 @@ struct EngineOptions {
   int64_t batch_tokens = 512;  // padded tokens (questions x longest row) in one run; a single question may have more
   RowLimits limits{4096, 1024};
   size_t longest_line = 4 * 1024 * 1024;  // bytes
+  bool will_check = false;  // read all weights beside loading, for Engine::check
 };
 
 /// A model ready to score: its files, tokenizer, prompt contract and session, and those of a reference. What is not
@@ -44,13 +46,14 @@ class Engine {
   Session& session() { return model_; }
 
   /// What check_export says of the model and of the reference, a line each. Throws FatalError where one is not what was
-  /// exported, or gives other answers here.
+  /// exported, or gives other answers here. Once, and of an engine that `will_check`.
   std::string check(size_t num_scored);
 
  private:
   EngineOptions options_;
   const ModelInfo info_;
   std::optional<ModelInfo> reference_info_;
+  std::future<void> weights_, reference_weights_;  // check_weights
   const Tokenizer tokenizer_;
   const PromptEncoder encoder_;
   Session model_;

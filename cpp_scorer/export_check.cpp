@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <future>
 #include <sstream>
 #include <system_error>
 #include <vector>
@@ -91,8 +90,8 @@ std::string check_golden(const ModelInfo& model, const PromptEncoder& encoder, S
 
 }  // namespace
 
-std::string check_export(const ModelInfo& model, const PromptEncoder& encoder, Session& session, size_t num_scored) {
-  std::future<void> weights = std::async(std::launch::async, [&model] { check_weights(model); });
+std::string check_export(const ModelInfo& model, const PromptEncoder& encoder, Session& session,
+                         std::future<void> weights, size_t num_scored) {
   try {
     std::string found = check_golden(model, encoder, session, num_scored);
     weights.get();
