@@ -32,17 +32,17 @@ from lib.questions.prompt_config import PromptConfig, default_contract
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    data = parser.add_argument_group("data")
+    data = parser.add_argument_group("data", "e.g. --data questions/ --split validation --limit 200")
     data.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which questions")
     named = "of the hub casehold, lexglue/scotus, legalbench/TASK and others; demo; or a jsonl/csv file or folder"
     data.add_argument("--data", default="casehold", help=named)
     data.add_argument("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     data.add_argument("--limit", type=positive_int, help="only the first N questions")
-    data.add_argument("--strict", action="store_true", help="stop at empty, equal or cut endings, else counted")
+    data.add_argument("--strict", action="store_true", help="refuse empty, equal and cut endings, else only counted")
 
-    model = parser.add_argument_group("model")
+    model = parser.add_argument_group("model", "e.g. --model runs/mine, or --model smollm2 --contract runs/mine")
     model.add_argument(
-        "--model", default="runs/latest", help="run, merged or base model folder, hub name, model.onnx, or demo"
+        "--model", default="runs/latest", help="run, model folder, .gguf, model.onnx, hub name, smollm2 or demo"
     )
     model.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
     base = "model that the run was trained on, where it has moved; checked by its hash"
@@ -52,13 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
     at_once = "questions at once (default: as many as the device takes well)"
     model.add_argument("--batch-size", type=positive_int, help=at_once)
 
-    scoring = parser.add_argument_group("scoring")
+    scoring = parser.add_argument_group("scoring", "e.g. --score pmi")
     scoring.add_argument(
         "--score",
         choices=(*SCORES, "all"),
         default="sum",
-        help="log-prob in all, a token, a UTF-8 byte, less that after a neutral prompt (pmi), less the reference's "
-        "(reward); all: every one from one pass, and which of them validation would choose",
+        help="what decides. sum: log-prob; mean, bytes: that a token, a UTF-8 byte; pmi: less that after a neutral "
+        "prompt; reward: less the reference's; all: every one from one pass, and which of them validation would choose",
     )
     scoring.add_argument(
         "--end-token",
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="close endings with the end-of-text token (default: as trained)",
     )
 
-    output = parser.add_argument_group("output")
+    output = parser.add_argument_group("output", "e.g. --output predictions.jsonl --report runs/report")
     output.add_argument(
         "--output",
         type=Path,

@@ -56,22 +56,29 @@ SLOW_CHECK_QUESTIONS = 4  # for the checks that run the model once more: the ada
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    parser.add_argument("--model", default="runs/latest", help="run, merged or base model folder, hub name, or demo")
+    model = parser.add_argument_group("model", "e.g. --model runs/mine, or --model smollm2 --contract runs/mine")
+    named = "run, model folder, .gguf, hub name, smollm2 or demo"
+    model.add_argument("--model", default="runs/latest", help=named)
     base = "model that the run was trained on, where it has moved; checked by its hash"
-    parser.add_argument("--base", metavar="MODEL", help=base)
+    model.add_argument("--base", metavar="MODEL", help=base)
     contract = "run, model.onnx or prompt.json whose prompt contract to export with (default: the model's own)"
-    parser.add_argument("--contract", metavar="RUN", help=contract)
-    parser.add_argument("--output", type=Path, help="NAME.onnx, or the folder of a causal-lm (default: model.onnx)")
-    parser.add_argument("--format", choices=("scorer", "causal-lm"), default="scorer", help="which graph")
+    model.add_argument("--contract", metavar="RUN", help=contract)
+
+    output = parser.add_argument_group("output", "e.g. --quantize int8 --output model.int8.onnx")
+    output.add_argument("--output", type=Path, help="NAME.onnx, or the folder of a causal-lm (default: model.onnx)")
+    graphs = "the graph that ./cpp_scorer/score runs, or the decoder that ORTModelForCausalLM loads"
+    output.add_argument("--format", choices=("scorer", "causal-lm"), default="scorer", help=graphs)
     forms = "8-bit weights and products; int8x2: both finer, for answers nearer to fp32's in half its size"
-    parser.add_argument("--quantize", choices=("none", *FORMS), default="none", help=forms)
+    output.add_argument("--quantize", choices=("none", *FORMS), default="none", help=forms)
     flips = "refuse a quantised form that changes more than this share of the choices, by log-prob or by pmi"
-    parser.add_argument("--max-flips", type=zero_to_one, default=0.1, metavar="SHARE", help=flips)
-    parser.add_argument("--merged-dir", type=Path, help="also keep the merged Hugging Face model, in this new folder")
-    checked = "questions to check with, validation split, else train (default: the run's, else casehold)"
-    parser.add_argument("--data", help=checked)
-    parser.add_argument("--candidates", metavar="FILE", help="class names of that --data (default: the run's)")
-    parser.add_argument("--limit", type=positive_int, default=32, help="only the first N questions")
+    output.add_argument("--max-flips", type=zero_to_one, default=0.1, metavar="SHARE", help=flips)
+    output.add_argument("--merged-dir", type=Path, help="also keep the merged Hugging Face model, in this new folder")
+
+    check = parser.add_argument_group("questions to check with", "e.g. --data questions/ --limit 100")
+    checked = "as of eval_mc.py; validation split, else train (default: the run's, else casehold)"
+    check.add_argument("--data", help=checked)
+    check.add_argument("--candidates", metavar="FILE", help="class names of that --data (default: the run's)")
+    check.add_argument("--limit", type=positive_int, default=32, help="only the first N questions")
     args = parser.parse_args(argv)
     if args.format == "causal-lm":
         if args.quantize != "none":

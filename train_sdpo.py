@@ -72,11 +72,13 @@ PRESETS = {"marsh": {"max_length": 256}}
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add_data_flags(parser.add_argument_group("data"))
-    add_objective_flags(parser.add_argument_group("objective"))
-    add_negatives_flags(parser.add_argument_group("negatives"))
-    add_training_flags(parser.add_argument_group("model and adapter"), parser.add_argument_group("training"))
-    run = parser.add_argument_group("run")
+    group = parser.add_argument_group
+    add_data_flags(group("data", "e.g. --data questions/ --limit 500 --validation-share 0.1"))
+    add_objective_flags(group("objective", "e.g. --loss swepo --weighting exp --alpha 2"))
+    add_negatives_flags(group("negatives", "e.g. --num-neg 3 --negatives hard --hard-temperature 5"))
+    model = group("model and adapter", "e.g. --model smollm2 --lora-r 16 --lora-alpha 64")
+    add_training_flags(model, group("training", "e.g. --epochs 2 --batch-size 4 --grad-accum 4 --learning-rate 1e-4"))
+    run = group("run", "e.g. --output runs/mine --save-every 50; once it was stopped: --output runs/mine --resume")
     run.add_argument("--output", help="run folder (default: a new one under runs/)")
     run.add_argument("--resume", action="store_true", help="go on with --output, or with the newest unfinished run")
     run.add_argument("--save-every", type=positive_int, default=200, help="steps between checkpoints")
@@ -98,14 +100,14 @@ def add_data_flags(data) -> None:
     ending = "tokens of an ending, past which it is cut on its right (default: half of --max-length)"
     data.add_argument("--max-ending", type=positive_int, help=ending)
     data.add_argument("--end-token", action=SWITCH, default=True, help="close endings with the end-of-text token")
-    data.add_argument("--strict", action="store_true", help="stop at empty, equal or cut endings, else counted")
+    data.add_argument("--strict", action="store_true", help="refuse empty, equal and cut endings, else only counted")
     data.add_argument("--validation-share", type=share, help="take this share of train in place of a validation split")
 
 
 def add_objective_flags(objective) -> None:
     add = objective.add_argument
     add("--loss", choices=list(LOSSES), default="sdpo", help="what is minimised")
-    add("--beta", type=positive_float, help="scale of the implicit reward; ours: Marsh states none, Chen et al. take 1")
+    add("--beta", type=positive_float, help="scale of the implicit reward (Marsh states none, Chen et al. take 1)")
     add("--sft-weight", type=nonnegative_float, help="add the positive's cross-entropy, times this, to any loss")
     add("--reward-temperature", type=positive_float, help="infonca, nca: targets are softmax(reward / this)")
     add("--weighting", choices=("power", "exp"), help="swepo: a candidate weighs |r - mean|^p, or exp(a |r - mean|)")
@@ -113,7 +115,7 @@ def add_objective_flags(objective) -> None:
     add("--alpha", type=nonnegative_float, help="swepo: a of --weighting exp")
     groups = "swepo: positives are all above the mean reward, or the best alone (the others are left out)"
     add("--swepo-groups", choices=("dynamic", "1-vs-k"), default="dynamic", help=groups)
-    rewards = "the data's, or 1 for the gold and token F1 with the gold for the others"
+    rewards = "the data's; or similarity: 1 for the gold, and for the others their token F1 with it"
     add("--rewards", choices=REWARDS, default="data", help=rewards)
 
 
@@ -129,7 +131,8 @@ def add_negatives_flags(negatives) -> None:
 
 
 def add_training_flags(model, training) -> None:
-    model.add_argument("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
+    start = "hub name, model folder, .gguf, finished run, smollm2 or demo"
+    model.add_argument("--model", default="Qwen/Qwen2.5-0.5B", help=start)
     model.add_argument("--lora-r", type=nonnegative_int, default=8, help="rank; 0: no adapter, every weight is trained")
     model.add_argument("--lora-alpha", type=positive_int, default=32, help="scale is alpha / rank")
     model.add_argument("--lora-dropout", type=share, default=0.1, help="dropout before the adapter")
@@ -142,7 +145,7 @@ def add_training_flags(model, training) -> None:
     checkpointing = "less memory, more time (default: where a GPU's memory asks for it)"
     training.add_argument("--grad-checkpointing", action=SWITCH, help=checkpointing)
     training.add_argument(
-        "--preset", choices=sorted(PRESETS), help="marsh: the settings of Marsh, 256 tokens with them"
+        "--preset", choices=sorted(PRESETS), help="marsh: --max-length 256, Marsh's one setting that differs here"
     )
 
 

@@ -61,7 +61,11 @@ def missing(args: argparse.Namespace) -> list[str]:
 
 
 def prepare(args: argparse.Namespace) -> tuple[Path, Path, list[Path]]:
-    """The model, a run on it, and its exports in fp32 and int8, kept in .cache/."""
+    """The model, a run on it, and its exports in fp32 and int8, kept in .cache/. Raises InputError where a given folder
+    is not there: the model alone takes minutes."""
+    for path in (args.data, args.tokenizer):
+        if not Path(path).is_dir():
+            raise InputError(f"{path}: no such folder; name the questions with --data, Qwen2's files with --tokenizer")
     model = CACHE_DIR / f"random-{args.size}"
     run, graphs = CACHE_DIR / "bench" / f"run-{args.size}", CACHE_DIR / "bench" / f"onnx-{args.size}"
     if not model.exists():

@@ -18,6 +18,10 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   {"citing_prompt": "...", "holding_0": "...", "holding_1": "...", "label": 0}
   {"question": "...", "choices": ["...", "..."], "answer": "B"}
   {"prompt": "...", "responses": ["...", "..."], "scores": [1, 0]}
+  {"prompt": "...", "chosen": "...", "rejected": "..."}          as TRL has them: messages and several rejected too
+
+scoring:
+  e.g. --model model.onnx --input questions.jsonl --output predictions.jsonl --score pmi
 
   --model FILE          the model that export.py wrote, its other files beside it (required)
   --input FILE|-        questions (default -, standard input)
@@ -27,14 +31,22 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --reference FILE      choose by the log-ratio to this model, the reward that preference training trains
   --device cpu|cuda     where to run (default cpu)
   --threads N           processor threads (default: the physical cores)
+
+limits:
+  e.g. --batch-tokens 2048 --max-row-tokens 8192
+
   --batch-tokens N      padded tokens in one run; a longer question runs alone, and so do all of an int8 model
                         that was exported before 2026-11-24 (default 512)
   --max-row-tokens N    tokens of prompt and endings; a row of more becomes an error record, since memory grows by the
                         square of them (default 4096)
   --max-candidates N    endings of a row (default 1024)
   --max-line-bytes N    bytes of a line (default 4194304)
+
+service:
+  e.g. --model model.onnx --serve 127.0.0.1:8080 --workers 2 --threads 8
+
   --serve HOST:PORT     answer over HTTP, not a stream, until SIGTERM: POST /v1/score and /v1/completions, GET /healthz,
-                        /readyz, /metrics, /v1/models, and a page at /. With it go
+                        /readyz, /metrics, /v1/models, and a page at /; the flags below go with it alone
   --workers N           runs at once, which share --threads (default 1)
   --queue-rows N        rows that may wait; a request for more is refused with 429 (default 1024)
   --max-rows N          rows of a request (default 512)
@@ -44,6 +56,10 @@ Scores the candidate endings of every question and chooses one. Questions are JS
   --drain N             seconds after SIGTERM for what was asked before (default 30)
   --token-file FILE     requests must bear the token on its first line (default: that in the environment's SCORE_TOKEN,
                         if there is one)
+
+without questions:
+  e.g. --model model.onnx --check
+
   --check               check the bytes of the weights and the answers to the export's golden questions, score nothing;
                         exit code 0, or 1 where something differs
   --tokenize            read lines with "text", write lines with "ids", run nothing
@@ -100,7 +116,7 @@ std::string address(const std::string& flag, const std::string& text) {
 }
 
 [[noreturn]] void fail_unknown(const std::string& given) {
-  throw BadFlag("'" + given + "' is no flag of this program");
+  throw BadFlag("'" + given + "' is no flag of this program; --help lists them");
 }
 
 }  // namespace

@@ -95,6 +95,13 @@ def test_every_flag_exists(helps):
     assert named - there == set()
 
 
+def test_every_example_of_help_has_flags_that_exist(helps):
+    examples = re.findall(r"^  e\.g\. (.*)$", helps, re.MULTILINE)
+    there = set(re.findall(r"^  (--[a-z][a-z-]+)", helps, re.MULTILINE))
+    assert len(examples) > 15
+    assert {flag for line in examples for flag in re.findall(r"--[a-z][a-z-]+", line)} - there == set()
+
+
 def test_every_value_of_a_flag_exists(choices):
     pairs = {pair for line in code(ALL_TEXT) for pair in re.findall(r"(--[a-z-]+) ([a-z0-9][\w.-]*)", line)}
     named = {(flag, value) for flag, value in pairs - OTHERS_VALUES if flag in choices}

@@ -1,5 +1,6 @@
-"""What stands under everything: folders that appear whole, locks, exit codes."""
+"""What stands under everything: folders that appear whole, locks, exit codes, command lines."""
 
+import argparse
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from lib.cli import HelpFormatter, nonnegative_float, nonnegative_int, positive_float, positive_int, share, zero_to_one
 from lib.errors import InputError, StopRequest, Terminated, run_script, terminate
 from lib.paths import atomic_dir, cache_lock, lock
 
@@ -119,3 +121,40 @@ def test_the_first_signal_is_noted_and_the_second_interrupts():
     with pytest.raises(Terminated):
         os.kill(os.getpid(), signal.SIGTERM)
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "what"),
+    [
+        (positive_int, ["1", "1000"], ["0", "-1", "1.5", "two", "", "nan"], "a whole number from 1 up"),
+        (nonnegative_int, ["0", "9" * 400], ["-1", "x"], "a whole number from 0 up"),
+        (positive_float, ["1e-9", "2"], ["0", "-1", "inf", "nan", "1e999", "x"], "a number above 0"),
+        (nonnegative_float, ["0", "1.5"], ["-0.1", "inf", "nan", "x"], "a number from 0 up"),
+        (zero_to_one, ["0", "1"], ["1.1", "-0.1", "nan", "x"], "a number from 0 to 1"),
+        (share, ["0", "0.9"], ["1", "-0.1", "nan", "x"], "a number from 0 to below 1"),
+    ],
+)
+def test_a_number_that_a_flag_does_not_take_is_refused_in_words(capsys, kind, good, bad, what):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--flag", type=kind)
+    for text in good:
+        assert parser.parse_args([f"--flag={text}"]).flag == float(text) or len(text) > 300
+    for text in bad:
+        with pytest.raises(SystemExit) as left:
+            parser.parse_args([f"--flag={text}"])
+        assert left.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(f"argument --flag: {text} is not {what}")
+
+
+def test_help_shows_the_defaults_that_say_something_and_calls_numbers_n_and_x(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
+    for name, default, kind in (("zero", 0, int), ("half", 0.5, share), ("list", [1, 2], str), ("path", None, None)):
+        parser.add_argument(f"--{name}", default=default, type=kind, help=f"of {name}")
+    parser.add_argument("--empty", nargs="*", default=[], help="of empty")
+    parser.add_argument("--switch", action="store_true", help="of switch")
+    lines = [" ".join(line.split()) for line in parser.format_help().splitlines()]
+    assert "--zero N of zero (default: 0)" in lines
+    assert "--half X of half (default: 0.5)" in lines
+    assert "--list LIST of list (default: 1 2)" in lines
+    assert "--path PATH of path" in lines and "--empty [EMPTY ...] of empty" in lines and "--switch of switch" in lines

@@ -29,7 +29,7 @@ from lib.questions.data import load_split
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    parser.add_argument("opinions", type=Path, nargs="+", help='.jsonl (field "text"), .txt, also .xz or .gz; folders')
+    parser.add_argument("opinions", type=Path, nargs="+", help="files (.jsonl with text, .txt; also .xz, .gz), folders")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--exclude",
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-share", type=share, default=0.1, help="of the questions")
     more = "also mask the sentences that opinions cite cases for: many more questions, of the training split alone"
     parser.add_argument("--propositions", action="store_true", help=more)
-    parser.add_argument("--seed", type=int, default=0, help="of splits and places")
+    parser.add_argument("--seed", type=int, default=0, help="of the splits, and of the right answers' places")
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes; they change no result")
     return parser
 

@@ -49,8 +49,9 @@ MIN_VOCAB = 300
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    text = parser.add_argument_group("text")
-    text.add_argument("--text", type=Path, nargs="+", default=[], help=".jsonl or .txt, also .xz or .gz; folders")
+    text = parser.add_argument_group("text", "e.g. --text opinions/ --questions mined/ --exclude test.jsonl")
+    read = "files (.jsonl with text, .txt; also .xz, .gz) and folders"
+    text.add_argument("--text", type=Path, nargs="+", default=[], help=read)
     text.add_argument(
         "--questions",
         type=Path,
@@ -66,10 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR_OR_FILE",
         help="leave out texts and passages that share 13 consecutive words with these (of a folder: validation, test)",
     )
-    model = parser.add_argument_group("model")
+    model = parser.add_argument_group("model", "e.g. --params 5m --vocab 4096")
     model.add_argument("--params", choices=SIZES, default="15m", help="size, in weights")
     model.add_argument("--vocab", type=positive_int, default=8192, help="tokens of the vocabulary")
-    training = parser.add_argument_group("training")
+    training = parser.add_argument_group("training", "e.g. --minutes 30 --batch-size 4")
     length = training.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=positive_float, help="of training steps, by the speed measured at the start")
     length.add_argument("--epochs", type=positive_int, help="passes over the text")
@@ -85,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="torch.compile: faster steps after a minute of waiting (default: on a GPU)",
     )
-    run = parser.add_argument_group("run")
+    run = parser.add_argument_group("run", "e.g. --output models/law; once stopped: --output models/law --resume")
     run.add_argument("--output", type=Path, required=True, help="folder of the model")
     run.add_argument("--resume", action="store_true", help="go on with --output")
     run.add_argument("--save-every", type=positive_int, default=100, help="steps between checkpoints")

@@ -37,33 +37,35 @@ SHARED += ("epochs", "batch_size", "learning_rate", "lora_r", "precision")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    grid = parser.add_argument_group("grid").add_argument
+    grid = parser.add_argument_group("grid", "e.g. --loss sdpo dpo --num-neg 1 4 --seed 0").add_argument
     grid("--loss", choices=list(LOSSES), nargs="+", default=list(LOSSES), help="objectives")
     grid("--num-neg", type=positive_int, nargs="+", default=[1, 2, 3, 4], metavar="K", help="numbers of negatives")
     every = "losses to run with every --num-neg; the others take the largest alone"
     grid("--every-num-neg", choices=list(LOSSES), nargs="*", default=["sdpo", "swepo"], metavar="LOSS", help=every)
-    once = "losses to run with every --seed; the others take the first alone (default: all)"
+    once = "losses to run with every --seed; the others take the first alone"
     grid("--every-seed", choices=list(LOSSES), nargs="*", default=list(LOSSES), metavar="LOSS", help=once)
     numbers = "numbers of negatives to run with every --seed; the others take the first alone (default: all)"
     grid("--every-seed-num-neg", type=positive_int, nargs="*", metavar="K", help=numbers)
     grid("--beta", type=positive_float, nargs="+", default=[0.1], help="scales of the implicit reward")
     grid("--seed", type=int, nargs="+", default=[0, 1, 2], help="three random draws, as SWEPO's Table 2 has them")
 
-    shared = parser.add_argument_group("every run (what is not given is train_sdpo.py's default)").add_argument
-    shared("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, finished run, or demo")
+    shared = parser.add_argument_group(
+        "every run (what is not given is train_sdpo.py's default)", "e.g. --model smollm2 --data questions/ --limit 500"
+    ).add_argument
+    shared("--model", default="Qwen/Qwen2.5-0.5B", help="hub name, model folder, .gguf, finished run, smollm2 or demo")
     named = "of the hub casehold, lexglue/scotus, legalbench/TASK and others; demo; or a jsonl/csv file or folder"
     shared("--data", default="casehold", help=named)
     shared("--candidates", metavar="FILE", help="class names, one a line, for data with text and label")
     shared("--limit", type=positive_int, help="only the first N questions of each split")
-    shared("--template", help="prompt template")
+    shared("--template", help="prompt template, as of train_sdpo.py")
     shared("--max-length", type=positive_int, help="tokens of prompt and longest candidate; the papers': 256")
     shared("--epochs", type=positive_int, help="passes over the questions")
     shared("--batch-size", type=positive_int, help="questions at once")
     shared("--learning-rate", type=positive_float, help="of AdamW, at its highest")
     shared("--lora-r", type=nonnegative_int, help="rank of the adapter; 0: every weight is trained")
-    shared("--precision", choices=("auto", "fp32", "bf16"), help="that is trained in")
+    shared("--precision", choices=("auto", "fp32", "bf16"), help="of training and evaluation")
 
-    sweep = parser.add_argument_group("sweep").add_argument
+    sweep = parser.add_argument_group("sweep", "e.g. --output runs/sweep --split validation --score pmi").add_argument
     evaluated = "questions that every run is evaluated on; the last are those of tables and figures"
     sweep("--split", choices=SPLITS, nargs="+", default=list(SPLITS), help=evaluated)
     sweep("--score", choices=SCORES, default="sum", help="of eval_mc.py (the untuned model: sum for reward)")
