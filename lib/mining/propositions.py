@@ -17,10 +17,18 @@ CHARS_BEFORE, CHARS_AFTER = 700, 130
 PROPOSITION = "proposition"  # begins the ids of their questions
 OPENING = "holding that "  # as most holdings begin, so that the two kinds are one task
 
-# A sentence without brackets, and after it a signal or a case's name; a full stop within it is followed by no capital.
+# A sentence without brackets, and after it a signal or a case's name; a full stop within it is followed by no capital,
+# nor is one before it an abbreviation's ("Miller v.", "Fed.", "So.").
 _SENTENCE = re.compile(
-    r"(?<=[a-z)”\"][.”] )([A-Z](?:[^.()\f]|\.(?! [A-Z“])){50,400}\.[”\"]?) "
+    r"(?<=[a-z)”\"][.”] )(?<! v\. )(?<!\b[A-Z][a-z]\. )(?<!\b[A-Z][a-z]{2}\. )(?<!\b[A-Z][a-z]{3}\. )"
+    r"([A-Z](?:[^.()\f]|\.(?! [A-Z“])){50,400}\.[”\"]?) "
     r"(?=(?:See|Accord|Cf\.)[ ,]|(?:[A-Z][\w.’'-]*,? |(?:of|the|and|for|ex|rel\.|de|la|&) ){1,10}v\. )"
+)
+# Openings of what says nothing by itself: it leans on the sentence before, speaks of this court, or is a heading.
+_LEANS = re.compile(
+    r"(?:However|Moreover|Further(?:more)?|Indeed|But|And|Or|Nor|Yet|So|Thus|Therefore|Hence|Accordingly|Consequently|"
+    r"Rather|Instead|Similarly|Likewise|Nevertheless|Nonetheless|Finally|Here|Also|Still|Then|It|They|He|She|This|That|"
+    r"These|Those|Such|We|Our|I|You|Footnotes?|Discussion|[IVX]+)\b|(?:First|Second|Third|Fourth),|[A-H] [A-Z]"
 )
 
 
@@ -37,7 +45,9 @@ def _proposition(opinion: str, match: re.Match) -> Holding | None:
     before = FOOTNOTES.split(before.split(PAGE_BREAK)[-1])[-1]
     after = opinion[match.end() : match.end() + CHARS_AFTER].split(PAGE_BREAK)[0]
     text = OPENING + candidate_form(raw)
-    if len(before) < MIN_CHARS_BEFORE or text_problem(raw) or gives_away(f"{before} {after}", text):
+    if len(before) < MIN_CHARS_BEFORE or _LEANS.match(raw):
+        return None
+    if text_problem(raw) or gives_away(f"{before} {after}", text):
         return None
     if not citations(after) or passage_problem(before, citations(before), after):
         return None

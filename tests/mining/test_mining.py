@@ -134,6 +134,10 @@ def test_a_proposition_is_the_sentence_that_a_citation_follows():
         f"{FILLER}{STATED}. {STATED}. {CITED}.",  # it stands in the passage too
         f"Too short. {STATED}. {CITED}.",
         f"{FILLER}{STATED}. See the record below, which nobody disputes.",  # nothing is cited
+        f"{FILLER}However, a carrier's duty toward its passengers ends with their baggage. {CITED}.",  # it leans
+        f"{FILLER}First, a carrier's duty toward its passengers ends with their baggage. {CITED}.",
+        f"{FILLER}II {STATED}. {CITED}.",  # a heading stands before it
+        f"{FILLER}So it was in Miller v. Johnson and its carrier have duties that end with the baggage. {CITED}.",
     ],
 )
 def test_what_is_no_proposition_or_a_broken_one_is_left_out(text):
