@@ -38,6 +38,7 @@ from lib.export.int8 import FORMS, quantize
 from lib.export.quantization import check_flips, compare_quantized, quantization_report, relative_to
 from lib.export.session import onnx_scorer
 from lib.models.device import describe_device
+from lib.models.four_bit import is_four_bit
 from lib.models.loading import LoadedModel, load_model
 from lib.models.runs import write_run
 from lib.packed.inference import Logprobs
@@ -110,7 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     prompt, encoded = load_questions(args, loaded, contract)
     check_family(loaded.model, prompt.max_length)
     with torch.no_grad():
-        merge_adapter(loaded, encoded[:SLOW_CHECK_QUESTIONS])
+        if is_four_bit(loaded.model):
+            merge_into_whole(loaded, encoded, args.base)
+        else:
+            merge_adapter(loaded, encoded[:SLOW_CHECK_QUESTIONS])
         check_packed_pass(PackedScorer(loaded.model), encoded, "cpu")
         export = export_decoder if args.format == "causal-lm" else export_scorer
         export(args, loaded, prompt, encoded)
@@ -148,6 +152,15 @@ def merge_adapter(loaded: LoadedModel, encoded: list[EncodedQuestion]) -> None:
     merged = torch_logprobs(loaded.model, encoded, "merged")
     difference = largest_difference("merged model and adapter", merged, apart)
     print(f"merged: equal to the adapter to {difference:.1e} on {len(encoded)} questions")
+
+
+def merge_into_whole(loaded: LoadedModel, encoded: list[EncodedQuestion], base: str | None) -> None:
+    """Merge an adapter that was trained on a base in 4 bits into the whole one, and say how far that moves answers."""
+    values = [{"sum": torch_logprobs(loaded.model, encoded, "in 4 bits")}]
+    loaded.model = load_model(loaded.source, torch.float32, merge=True, base=base).model
+    values.insert(0, {"sum": torch_logprobs(loaded.model, encoded, "merged")})
+    lines = quantization_report(compare_quantized(*values, encoded))
+    print("\n  ".join(["merged into the whole base; against that, in 4 bits, as it was trained:", *lines]))
 
 
 def torch_logprobs(model: torch.nn.Module, encoded: list[EncodedQuestion], description: str):

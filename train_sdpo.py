@@ -136,6 +136,8 @@ def add_training_flags(model, training) -> None:
     model.add_argument("--lora-r", type=nonnegative_int, default=8, help="rank; 0: no adapter, every weight is trained")
     model.add_argument("--lora-alpha", type=positive_int, default=32, help="scale is alpha / rank")
     model.add_argument("--lora-dropout", type=share, default=0.1, help="dropout before the adapter")
+    four = "freeze the base in 4 bits (nf4, as QLoRA): a quarter of bf16's memory, more time"
+    model.add_argument("--load-in-4bit", action="store_true", help=four)
     training.add_argument("--epochs", type=positive_int, default=3, help="passes over the questions")
     training.add_argument("--batch-size", type=positive_int, default=2, help="questions a process takes at once")
     training.add_argument("--grad-accum", type=positive_int, default=1, help="batches a step adds up")
@@ -151,8 +153,11 @@ def add_training_flags(model, training) -> None:
 
 def read_flags(argv: list[str] | None) -> tuple[dict, set[str]]:
     """The flags by name (given ones over the preset's over the defaults), and the names of those that were given."""
-    flags, typed = parse_typed(build_parser(), argv)
+    parser = build_parser()
+    flags, typed = parse_typed(parser, argv)
     flags |= PRESETS.get(flags["preset"], {}) | typed
+    if flags["load_in_4bit"] and not flags["lora_r"]:
+        parser.error("--load-in-4bit freezes the base, and --lora-r 0 trains it; leave one out")
     flags["num_neg"] = num_negatives(flags)
     return flags, set(typed)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from lib.errors import InputError
 from lib.evaluation.scores import Scored
+from lib.models.four_bit import is_four_bit
 from lib.models.loading import DTYPES, load_model, weights_sha256
 from lib.packed.inference import Logprobs, score_questions
 from lib.packed.neutral import neutral_logprobs
@@ -109,7 +110,8 @@ class ModelScorer:
             )
         scorer = self.scorer if isinstance(self.causal_lm, PeftModel) else self._prepare(self._base())
         scorer = self.accelerator.unwrap_model(scorer)
-        sha256 = weights_sha256(scorer.causal_lm)
+        base = scorer.causal_lm
+        sha256 = self.training["base_sha256"] if is_four_bit(base) else weights_sha256(base)
         return reference_logprobs(scorer, encoded, self.accelerator, sha256, self.precision, self.batch_size)
 
     def _base(self) -> nn.Module:

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums
 from lib.errors import InputError
+from lib.models.four_bit import four_bit_config, use_one_product
 from lib.models.runs import RUN_FILE, read_run
 from lib.models.sources import ADAPTER_CONFIG, recorded_name, resolve
 from lib.packed.precision import cast_parameters
@@ -38,7 +39,7 @@ def pick_precision(precision: str) -> str:
 class LoadedModel:
     """model: a causal LM, wrapped by PEFT where `source` is a run. `prompt` is None for a plain base model. `training`
     is the record of its run, {} without one; `trained_on` holds the SHA-256 of the training data of that run and of
-    those it started from."""
+    those it started from; `whole_sha256` is `weights_sha256` of a base in 4 bits before it had so few."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -46,18 +47,22 @@ class LoadedModel:
     prompt: PromptConfig | None = None
     training: dict = field(default_factory=dict)
     trained_on: frozenset[str] = frozenset()
+    whole_sha256: str | None = None
 
     @cached_property
     def weights_sha256(self) -> str:
         """`weights_sha256` of the model as it was when first asked for: before any step."""
-        return weights_sha256(self.model)
+        return self.whole_sha256 or weights_sha256(self.model)
 
 
-def load_model(source: str, dtype: torch.dtype, *, merge: bool = False, base: str | None = None) -> LoadedModel:
+def load_model(
+    source: str, dtype: torch.dtype, *, merge: bool = False, base: str | None = None, four_bit: bool = False
+) -> LoadedModel:
     """Load `source`. A run comes as base + adapter, or with `merge` as one model, merged in fp32. Without `merge`, a
     run whose every weight was trained comes in fp32 whatever `dtype`, as it was trained: its steps are too small for
     weights in bf16, and autocast makes the products what they were. `base` names the model that an adapter was trained
-    on where it no longer lies where it did.
+    on where it no longer lies where it did. `four_bit`: a base model's layers in 4 bits; a run that was trained so
+    comes so without being asked, and with `merge` is merged into the whole base.
 
     Raises InputError, in one line, for whatever cannot be found, read, or scored, and where the base of an adapter
     holds other weights than it was trained on.
@@ -70,15 +75,21 @@ def load_model(source: str, dtype: torch.dtype, *, merge: bool = False, base: st
         check_sums(folder)
     training = read_run(folder) if folder and (folder / RUN_FILE).exists() else {}
     trained_on = frozenset(filter(None, [training.get("data_sha256", {}).get("train")]))
+    whole_sha256 = None
     if folder and (folder / ADAPTER_CONFIG).exists():
+        if four_bit:
+            raise InputError(f"{source}: no adapter is merged into 4 bits; merge it first: export.py --merged-dir")
         model, earlier = _load_run(folder, dtype, merge, base, training)
         trained_on |= earlier
+    elif four_bit:
+        whole_sha256 = weights_sha256(_load_base(location, dtype))
+        model = _load_base(location, dtype, four_bit=True)
     else:
         every_weight = training.get("settings", {}).get("lora_r") == 0
         model = _load_base(location, torch.float32 if every_weight and not merge else dtype)
     model.name_or_path = recorded_name(source)  # what a new adapter records as its base
     prompt = PromptConfig.load(folder) if folder and (folder / PROMPT_FILE).exists() else None
-    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training, trained_on)
+    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training, trained_on, whole_sha256)
 
 
 def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
@@ -94,17 +105,17 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_base(location: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load_base(location: str, dtype: torch.dtype, *, four_bit: bool = False) -> PreTrainedModel:
+    how = {"quantization_config": four_bit_config(dtype)} if four_bit else {}
+    how |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        model, info = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **how)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{location}: cannot load the model ({_first_line(error)})") from None
     if info["missing_keys"]:
         # Transformers would fill these with random numbers and go on.
         raise InputError(f"{location}: the weights lack {sorted(info['missing_keys'])[0]}; the folder is incomplete")
-    return model
+    return use_one_product(model) if four_bit else model
 
 
 def _load_run(
@@ -132,7 +143,9 @@ def _load_run(
             f"{base or recorded}: not the weights that {folder} was trained on (base_sha256 of its {RUN_FILE} "
             f"differs); name those with {BASE_FLAG}, or train again"
         )
-    if not merge:
+    if not merge and training.get("settings", {}).get("load_in_4bit"):
+        model = loaded.model = _load_base(resolve(base or recorded), dtype, four_bit=True)
+    elif not merge:
         cast_parameters(model, dtype)
     try:
         model = PeftModel.from_pretrained(model, folder)

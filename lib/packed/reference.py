@@ -2,6 +2,7 @@
 disk."""
 
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -33,12 +34,14 @@ def reference_logprobs(
     """Reference log-probs of all candidates of every question, from the cache where the same were computed before.
 
     A scorer without an adapter must still hold the reference's weights, those of `weights_sha256`.
-    The key covers the weights, the model's configuration (its rotary base is no weight), the packed ids, the precision,
-    the batches (in bf16 a log-prob moves with what is packed beside it), the libraries and this wing's own code, so a
-    stale cache is never used.
+    The key covers the weights, the model's configuration (its rotary base is no weight, nor is that it has 4 bits), the
+    packed ids, the precision, the batches (in bf16 a log-prob moves with what is packed beside it), the libraries and
+    this wing's own code, so a stale cache is never used.
     """
     layout = [precision, accelerator.device.type, batch_size, scorer.causal_lm.config.to_json_string()]
     layout += [torch.__version__, transformers.__version__, peft.__version__]
+    if getattr(scorer.causal_lm.config, "quantization_config", None):
+        layout.append(importlib.metadata.version("bitsandbytes"))
     code = [str(path) for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cpp", ".h")]
     layout.append(source_sha256(*sorted(code)))
     path = CACHE_DIR / "reference" / f"{cache_key(weights_sha256, encoded, layout)}.safetensors"

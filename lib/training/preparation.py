@@ -46,7 +46,8 @@ def load_start(settings: Namespace, recipe: Recipe, precision: str, accelerator:
     if validation is None:
         accelerator.print(f"{settings.data}: no validation split, so none is looked at; --validation-share takes one")
     # Steps of a full fine-tuning are too small for weights in bf16.
-    loaded = load_model(settings.model, DTYPES[precision if settings.lora_r else "fp32"], merge=True)
+    dtype = DTYPES[precision if settings.lora_r else "fp32"]
+    loaded = load_model(settings.model, dtype, merge=True, four_bit=settings.load_in_4bit)
     prompt = default_contract(
         settings.template or train.default_template,
         loaded.tokenizer,
