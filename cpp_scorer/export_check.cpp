@@ -30,6 +30,12 @@ std::vector<double> flat(const std::vector<std::vector<int64_t>>& lists) {
   return numbers;
 }
 
+struct Golden {
+  size_t line;
+  EncodedQuestion question;
+  std::vector<double> logprobs;
+};
+
 /// The golden question as ids. Throws RowError where they are not those that it was exported with.
 EncodedQuestion check_ids(const JsonRow& row, const PromptEncoder& encoder) {
   EncodedQuestion question = encoder.encode(row.question());
@@ -40,17 +46,16 @@ EncodedQuestion check_ids(const JsonRow& row, const PromptEncoder& encoder) {
 }
 
 /// Scores one golden question; returns the largest difference of a log-prob. Throws RowError where it is too large.
-double check_logprobs(const JsonRow& row, const EncodedQuestion& question, const ModelInfo& model, Session& session) {
-  const std::vector<double> expected = row.numbers("logprobs");
-  const std::vector<float> found = session.run(pack({&question})).values;
-  if (found.size() != expected.size()) throw RowError("field 'logprobs': not one number a candidate");
+double check_logprobs(const Golden& golden, const ModelInfo& model, Session& session) {
+  const std::vector<float> found = session.run(pack({&golden.question})).values;
+  if (found.size() != golden.logprobs.size()) throw RowError("field 'logprobs': not one number a candidate");
   double largest = 0;
   for (size_t k = 0; k < found.size(); ++k) {
-    const double difference = std::abs(found[k] - expected[k]);
-    const double rounding = model.quantized ? kInt8 * static_cast<double>(question.ending_ids[k].size()) : 0;
-    if (!(difference <= kAbsolute + kRelative * std::abs(expected[k]) + rounding)) {  // NaN fails too
+    const double expected = golden.logprobs[k], difference = std::abs(found[k] - expected);
+    const double rounding = model.quantized ? kInt8 * static_cast<double>(golden.question.ending_ids[k].size()) : 0;
+    if (!(difference <= kAbsolute + kRelative * std::abs(expected) + rounding)) {  // NaN fails too
       std::ostringstream message;
-      message << "candidate " << k << " has log-prob " << found[k] << " here, " << expected[k] << " where it was exported";
+      message << "candidate " << k << " has log-prob " << found[k] << " here, " << expected << " where it was exported";
       throw RowError(message.str());
     }
     largest = std::max(largest, difference);
@@ -64,27 +69,38 @@ std::string check_golden(const ModelInfo& model, const PromptEncoder& encoder, S
   if (!std::filesystem::is_regular_file(path, error)) {
     throw FatalError(path + ": the golden questions of the export are missing; keep the files of one export together");
   }
-  const bool names_model = model.metadata.at("format_version") != "1";
-  LineReader lines(path, kLongestLine);
-  const std::string sha256 = sha256_of_file(model.path);
-  size_t count = 0;
-  double largest = 0;
-  for (; const auto line = lines.next(); ++count) {
+  const auto at_line = [&path](size_t line, const auto& check) {
     try {
+      return check();
+    } catch (const RowError& error) {
+      throw FatalError(path + ":" + std::to_string(line) + ": " + error.what());
+    }
+  };
+  const bool names_model = model.metadata.at("format_version") != "1";
+  const std::string sha256 = sha256_of_file(model.path);
+  std::vector<Golden> questions;
+  LineReader lines(path, kLongestLine);
+  while (const auto line = lines.next()) {
+    questions.push_back(at_line(line->number, [&] {
       const JsonRow row(line->text);
       if (names_model && row.text("model_sha256") != sha256) {
         throw RowError("a question of another export; keep the files of one export together");
       }
-      const EncodedQuestion question = check_ids(row, encoder);
-      if (count < num_scored) largest = std::max(largest, check_logprobs(row, question, model, session));
-    } catch (const RowError& error) {
-      throw FatalError(path + ":" + std::to_string(line->number) + ": " + error.what());
-    }
+      return Golden{line->number, check_ids(row, encoder), row.numbers("logprobs")};
+    }));
   }
-  if (count == 0) throw FatalError(path + ": holds no questions; export the model again");
+  if (questions.empty()) throw FatalError(path + ": holds no questions; export the model again");
+  std::stable_sort(questions.begin(), questions.end(), [](const Golden& one, const Golden& other) {
+    return one.question.num_tokens() < other.question.num_tokens();
+  });
+  questions.resize(std::min(questions.size(), num_scored));
+  double largest = 0;
+  for (const Golden& golden : questions) {
+    largest = std::max(largest, at_line(golden.line, [&] { return check_logprobs(golden, model, session); }));
+  }
   std::ostringstream summary;
-  summary << model.path << ": the weights are those that were exported; " << std::min(count, num_scored) << " golden questions give the same, to "
-          << largest << " nats";
+  summary << model.path << ": the weights are those that were exported; " << questions.size()
+          << " golden questions give the same, to " << largest << " nats";
   return summary.str();
 }
 
