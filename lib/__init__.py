@@ -1,0 +1,7 @@
+"""The library of the scripts, in wings that CONTRIBUTING.md names."""
+
+import logging
+
+# PEFT imports bitsandbytes where it is installed, which looks for a faster kernel on some processors and warns that
+# there is none.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -2,7 +2,6 @@
 The adapter, the norms, the embedding and the projection stay as they are."""
 
 import importlib.util
-import logging
 
 import torch
 from torch import nn
@@ -17,8 +16,6 @@ def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """For `from_pretrained`; products are in `dtype`. Raises InputError without bitsandbytes, with what installs it."""
     if not importlib.util.find_spec("bitsandbytes"):
         raise InputError(f"4 bits: bitsandbytes is not installed; install it with `pip install {INSTALL}`")
-    # On some processors it looks for a faster kernel, and warns that it has none.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
