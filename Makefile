@@ -11,7 +11,7 @@ OPINIONS ?= ../shared/caselaw
 # Of `make bench`; llama.cpp's side needs its program LLAMA and the model's GGUF files.
 TOKENIZER ?= ../shared/qwen2_tokenizer
 
-.PHONY: help setup demo sweep-demo reproduce bench test test-all lint scorer clean
+.PHONY: help setup demo sweep-demo reproduce bench bench-gpu test test-all lint scorer clean
 
 help:           ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -36,6 +36,9 @@ reproduce: $(READY) ## CaseHOLD from text alone: SIZE=cpu (two hours), pretraine
 bench: $(READY) scorer ## every benchmark, into runs/bench (two hours): CASEHOLD=DIR, TOKENIZER=DIR, LLAMA=FILE, GGUF=FILES
 	$(BIN)/python benchmarks/bench.py --data $(CASEHOLD) --tokenizer $(TOKENIZER) --output runs/bench \
 		$(if $(LLAMA),--llama-perplexity $(LLAMA) --gguf $(GGUF))
+
+bench-gpu: $(READY) scorer ## what a GPU changes, into runs/bench-gpu (nine minutes): CASEHOLD=DIR, TOKENIZER=DIR
+	$(BIN)/python benchmarks/gpu.py --data $(CASEHOLD) --tokenizer $(TOKENIZER) --output runs/bench-gpu
 
 # Two files at a time, a thread each: two threads each on two cores would take longer than one file at a time.
 test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)

@@ -24,6 +24,7 @@ from lib.packed.scoring import PackedScorer
 sys.path.append(str(ROOT / "benchmarks"))
 import bench  # noqa: E402
 import flops  # noqa: E402
+import gpu  # noqa: E402
 import llama  # noqa: E402
 import service_load  # noqa: E402
 import sides  # noqa: E402
@@ -191,6 +192,40 @@ def test_the_service_chooses_the_same_by_either_door(tmp_path, scorer, onnx_mode
     flags = ["--model", onnx_model, "--questions", questions, "--limit", 6]
     printed = run_python(ROOT / "benchmarks" / "service_rivals.py", *flags, cwd=tmp_path).stdout
     assert re.search(r"^\| service, /v1/completions \| [\d.]+ \| [\d.]+ \| \d+ \| 6 of 6 \|$", printed, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_what_a_gpu_changes_is_measured_by_one_command_here_without_one(prepared, scorer, tmp_path):
+    flags = ["--data", prepared / "data", "--tokenizer", prepared / "model", "--size", "0.01b", "--large", "0.01b"]
+    flags += ["--limit", 8, "--batch-size", 2, "--minutes", 60, "--output", tmp_path / "gpu"]
+    run_python(ROOT / "benchmarks" / "gpu.py", *flags, cwd=tmp_path)
+    done = json.loads((tmp_path / "gpu" / "gpu.json").read_text())
+    assert done.pop("machine")
+    assert {one["outcome"] for one in done.values()} == {"done"}
+    assert done["losses against the CPU's"]["figures"]["largest_difference"] == 0  # it is the same device
+    assert done["stopped and resumed"]["figures"]["equal"] == "to the last bit"
+    assert done["4 bits"]["figures"]["4 bits"]["questions_per_second"] > 0
+    assert done["C++ on CUDA"]["figures"]["cuda"].startswith("error: device cuda: ")
+    table = (tmp_path / "gpu" / "gpu.md").read_text()
+    assert all(f"| {name} | " in table for name in done)
+
+
+def test_a_step_of_the_gpus_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path):
+    def fail(self):
+        raise InputError("a loss differs")
+
+    def be_done(self, *flags):
+        return {"seconds": 1.0}
+
+    steps = ("make_model", "log_probs", "training_speed", "scoring_speed", "four_bit", "memory", "cpp_cuda", "resume")
+    for name in steps:
+        monkeypatch.setattr(gpu.Steps, name, be_done)
+    monkeypatch.setattr(gpu.Steps, "loss_curve", fail)
+    with pytest.raises(InputError, match=r"^not done: losses against the CPU's \(a loss differs\); the others are in "):
+        gpu.main(["--output", str(tmp_path)])
+    assert "| losses against the CPU's | 0 | a loss differs |" in (tmp_path / "gpu.md").read_text()
+    with pytest.raises(InputError, match="left out: --minutes were over"):
+        gpu.main(["--output", str(tmp_path), "--minutes", "1e-9"])
 
 
 def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, capsys):
