@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         if not found.judged:
             said = next(iter(judgements.records.values()))["said"]
             raise InputError(
-                f"{judgements.path}: no question has a verdict; the judge says {said!r:.60}; "
+                f"{judgements.path}: no question has a verdict; the judge says {said[:100]!r}; "
                 "raise --max-tokens if its replies are cut, or choose another --judge"
             )
         names = [str(path) for path in args.answers] if len(args.answers) == 2 else [str(args.answers[0]), "gold"]
@@ -153,7 +153,13 @@ def judge_all(model: ChatModel, pairs: Sequence[Pair], judgements: Judgements, c
     todo = [(pair, order) for pair, order in asked if (pair.id, order) not in judgements.records]
 
     def judge_one(pair: Pair, order: str) -> None:
-        judgements.add(judge(model, pair, order))
+        if model.stopping.is_set():
+            return
+        try:
+            judgements.add(judge(model, pair, order))
+        except BaseException:
+            model.stopping.set()  # here, since this thread may begin the next one before the main thread knows
+            raise
 
     with progress(total=len(asked), initial=len(asked) - len(todo), desc="judging", unit="judgement") as bar:
         pool = ThreadPoolExecutor(concurrency)
@@ -162,7 +168,7 @@ def judge_all(model: ChatModel, pairs: Sequence[Pair], judgements: Judgements, c
                 future.result()
                 bar.update()
         except KeyboardInterrupt:
-            print("\nstopped once the replies under way are here; the same command goes on", file=sys.stderr)
+            print("\nstopping; waiting for replies under way; the same command goes on later", file=sys.stderr)
             raise
         finally:
             model.stopping.set()

@@ -53,7 +53,7 @@ class ChatModel:
         retries: int,
         concurrency: int,
     ):
-        """endpoint: base URL, up to and with /v1. key_env: environment variable of the key, which may be unset. timeout:
+        """endpoint: base URL, up to and with /v1. key_env: environment variable of the key, if there is one. timeout:
         seconds of silence. retries: times that a prompt is sent again after a time-out, a broken connection, a 429 or
         a 5xx. concurrency: threads that ask."""
         self.url, self.model, self.max_tokens = f"{endpoint}/chat/completions", model, max_tokens
@@ -133,7 +133,7 @@ def reason_of(error: requests.RequestException) -> str:
     if isinstance(error, requests.Timeout):
         return "timed out"
     cause = error.args[0] if error.args else error
-    return first_line(cause).rsplit(": ", 1)[-1].strip(" )\"'")[:MESSAGE_LENGTH]
+    return first_line(getattr(cause, "reason", None) or cause).rsplit(": ", 1)[-1][:MESSAGE_LENGTH]
 
 
 def _count(value) -> int | None:
