@@ -35,9 +35,13 @@ NEED_A_HUB |= {"python eval_mc.py --split test --model demo --data lexglue/scotu
 RUN_THIS = {"make test"}  # this very suite
 # test_sweep.py runs a smaller grid, which takes 11 minutes whole; test_reproduce.py all stages, and test_benchmarks.py
 # all benchmarks, which take two hours each.
-# The service's commands, which end by a signal, are asked by its own tests.
+# The service's commands, which end by a signal, are asked by its own tests; test_judge.py has a server to ask.
 TESTED_ELSEWHERE = {"make sweep-demo", "make reproduce", "make bench", "make bench-gpu"}
 TESTED_ELSEWHERE |= {"./cpp_scorer/score --serve 127.0.0.1:8080 --model model.onnx"}
+TESTED_ELSEWHERE |= {
+    "python tools/judge.py --endpoint http://127.0.0.1:8000/v1 --judge NAME --data demo --answers predictions.jsonl "
+    "--output runs/judged"
+}
 TESTED_ELSEWHERE |= {"curl --data-binary @questions.jsonl 127.0.0.1:8080/v1/score"}
 
 
