@@ -253,6 +253,7 @@ def test_a_second_start_asks_only_for_what_is_missing(data, answers, tmp_path):
     assert report(tmp_path / "out")["judged"] == 5 and report(tmp_path / "out")["requests"] == 10
 
 
+@pytest.mark.slow
 def test_a_kill_costs_no_answer_and_a_line_cut_short_is_asked_again(data, answers, tmp_path):
     """Killed by SIGKILL with five answers written and two requests under way."""
     gate = threading.Event()
