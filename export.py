@@ -38,11 +38,11 @@ from lib.export.int8 import FORMS, quantize
 from lib.export.quantization import check_flips, compare_quantized, quantization_report, relative_to
 from lib.export.session import onnx_scorer
 from lib.models.device import describe_device
-from lib.models.four_bit import is_four_bit
 from lib.models.loading import LoadedModel, load_model
 from lib.models.runs import write_run
 from lib.packed.inference import Logprobs
 from lib.packed.neutral import neutral_logprobs
+from lib.packed.precision import is_four_bit
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass, unpacked_logprobs
 from lib.paths import ROOT, atomic_dir

@@ -10,6 +10,7 @@ name. What they measure goes to gpu.md and gpu.json, after each step. Without a 
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -47,7 +48,7 @@ class Steps:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.folder = args, args.output
-        self.model = args.output / "model"
+        self.model = args.output / f"model-{args.size}"
         self.precision = "bf16" if torch.cuda.is_available() else "fp32"
         self.end = time.monotonic() + 60 * args.minutes
 
@@ -59,7 +60,7 @@ class Steps:
             command, env=os.environ | (environment or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         half = self.args.limit / self.args.batch_size / 2
-        while stop_after and child.poll() is None:
+        while stop_after and child.poll() is None and time.monotonic() < self.end:
             if stop_after.exists() and stop_after.read_text().count('"loss"') >= half:
                 child.send_signal(signal.SIGINT)
                 break
@@ -100,10 +101,11 @@ class Steps:
         return {"self_check": self_check, "bf16_largest": difference.max().item(), "questions": len(encoded)}
 
     def train(self, name: str, *flags, **how) -> Path:
-        """A run of 64 questions without dropout, whose random numbers differ between devices."""
+        """A run, gone on with where it was begun, without dropout, whose random numbers differ between devices."""
         run = self.folder / name
         given = ["--model", self.model, "--data", self.args.data, "--limit", self.args.limit, "--epochs", 1]
         given += ["--batch-size", self.args.batch_size, "--lora-dropout", 0, "--save-every", 2, "--output", run, *flags]
+        given += ["--resume"] if run.exists() else []
         if not (run / "adapter_model.safetensors").exists():
             self.python("train_sdpo.py", *given, **how)
         return run
@@ -125,8 +127,7 @@ class Steps:
         stopped = self.folder / "stopped"
         whole = self.train("device-fp32", "--precision", "fp32")
         self.train("stopped", "--precision", "fp32", stop_after=stopped / "metrics.jsonl")
-        if not (stopped / "adapter_model.safetensors").exists():
-            self.python("train_sdpo.py", "--resume", "--output", stopped)
+        self.train("stopped", "--precision", "fp32")
         one, other = ((run / "adapter_model.safetensors").read_bytes() for run in (whole, stopped))
         if one != other:
             raise InputError(f"the adapter of {stopped} is not that of {whole}, which was never stopped")
@@ -140,6 +141,8 @@ class Steps:
         return self.benchmark("scoring_speed", *flags)
 
     def four_bit(self) -> dict:
+        if not importlib.util.find_spec("bitsandbytes"):
+            return {"bitsandbytes": "is not installed"}
         figures = {}
         for name, flags in (("whole", []), ("4 bits", ["--load-in-4bit"])):
             run = self.train(f"memory-{name.replace(' ', '-')}", "--precision", "bf16", *flags)
@@ -178,7 +181,7 @@ class Steps:
         return json.loads(figures.read_text()) | {"printed": printed[printed.find("\n|") :].strip()}
 
 
-    def all(self) -> dict[str, Callable[[], dict]]:
+    def by_name(self) -> dict[str, Callable[[], dict]]:
         small, large, less = self.args.size, self.args.large, "--grad-checkpointing"
         return {
             "model": self.make_model,
@@ -209,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     steps, done = Steps(args), {}
-    for name, step in steps.all().items():
+    for name, step in steps.by_name().items():
         print(f"{name} ...", flush=True)
         began = time.monotonic()
         try:

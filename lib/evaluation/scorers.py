@@ -11,11 +11,11 @@ from torch import nn
 
 from lib.errors import InputError
 from lib.evaluation.scores import Scored
-from lib.models.four_bit import is_four_bit
 from lib.models.loading import DTYPES, load_model, weights_sha256
 from lib.packed.inference import Logprobs, score_questions
 from lib.packed.neutral import neutral_logprobs
 from lib.packed.onednn_layers import use_onednn
+from lib.packed.precision import is_four_bit
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family

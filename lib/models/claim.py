@@ -11,6 +11,7 @@ from lib.models.runs import RUN_FILE, RUNS, read_run
 from lib.paths import INCOMPLETE, lock
 
 LOCK_FILE = ".lock"
+LEFT_BEHIND = (f"*{INCOMPLETE}", ".tmp??????")  # the second by safetensors, in the middle of a file
 
 
 class FolderTaken(InputError):
@@ -36,7 +37,7 @@ def claimed(folder: Path, *, new: bool) -> Iterator[None]:
     try:
         if new:
             _check_empty(folder)  # it may have been another's for a moment
-        for left in list(folder.rglob(f"*{INCOMPLETE}")):  # by a process that was killed
+        for left in [path for pattern in LEFT_BEHIND for path in folder.rglob(pattern)]:  # by a killed process
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield
     finally:

@@ -24,11 +24,6 @@ def four_bit_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def is_four_bit(model: nn.Module) -> bool:
-    """Also of PEFT's wrapper of one."""
-    return getattr(model.config, "quantization_config", None) is not None
-
-
 def use_one_product(model: nn.Module) -> nn.Module:
     """Without a gradient bitsandbytes takes another product on processors with bf16, in bf16 whatever it is asked for,
     and packs the weights anew for it: log-probs of reference and policy would differ by more than training moves them.

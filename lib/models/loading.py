@@ -144,7 +144,8 @@ def _load_run(
             f"differs); name those with {BASE_FLAG}, or train again"
         )
     if not merge and training.get("settings", {}).get("load_in_4bit"):
-        model = loaded.model = _load_base(resolve(base or recorded), dtype, four_bit=True)
+        loaded.model = model = None  # the whole base leaves memory first
+        model = _load_base(resolve(base or recorded), dtype, four_bit=True)
     elif not merge:
         cast_parameters(model, dtype)
     try:

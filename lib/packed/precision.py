@@ -7,6 +7,11 @@ import torch
 from torch import nn
 
 
+def is_four_bit(model: nn.Module) -> bool:
+    """Whether transformers loaded it, or what PEFT wraps, in 4 bits by bitsandbytes."""
+    return getattr(model, "is_loaded_in_4bit", False)
+
+
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast the parameters in place, as loading in `dtype` does. `model.to(dtype)` would cast buffers too, among them
     the frequencies of the rotary embedding: in bf16 they turn token 450 by up to 0.4 rad too little or too far. Weights

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from lib.packed.cache import cache_entry
 from lib.packed.inference import score_questions
+from lib.packed.precision import is_four_bit
 from lib.packed.scoring import PackedScorer
 from lib.paths import CACHE_DIR, atomic_file, source_sha256, warn_not_kept
 from lib.questions.prompt import EncodedQuestion
@@ -40,7 +41,7 @@ def reference_logprobs(
     """
     layout = [precision, accelerator.device.type, batch_size, scorer.causal_lm.config.to_json_string()]
     layout += [torch.__version__, transformers.__version__, peft.__version__]
-    if getattr(scorer.causal_lm.config, "quantization_config", None):
+    if is_four_bit(scorer.causal_lm):
         layout.append(importlib.metadata.version("bitsandbytes"))
     code = [str(path) for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cpp", ".h")]
     layout.append(source_sha256(*sorted(code)))

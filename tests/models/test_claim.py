@@ -78,6 +78,7 @@ def test_a_resumed_run_is_freed_of_what_a_kill_left():
     Path("mine/tmp1.incomplete/config.json").touch()
     Path("mine/pretraining").mkdir()
     Path("mine/pretraining/.checkpoint.safetensors.12.incomplete").touch()
+    Path("mine/pretraining/.tmpPdGDk1").touch()
     with claim_run(Path("mine"), "", resume=True) as mine:
         files = {str(path.relative_to(mine)) for path in mine.rglob("*")}
     assert files == {".lock", "run.json", "pretraining"}

@@ -11,10 +11,11 @@ import eval_mc
 import export
 import train_sdpo
 from lib.errors import InputError
-from lib.models.four_bit import INSTALL, is_four_bit
+from lib.models.four_bit import INSTALL
 from lib.models.loading import load_model, weights_sha256
 from lib.models.runs import read_metrics, read_run
 from lib.packed.pack import pack
+from lib.packed.precision import is_four_bit
 from lib.packed.scoring import PackedScorer
 
 FLAGS = ["--load-in-4bit", "--epochs", "2", "--limit", "8", "--learning-rate", "1e-2"]
