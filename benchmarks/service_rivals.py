@@ -49,26 +49,30 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     questions = load_split(str(args.questions), "test", limit=args.limit).questions
 
-    rows = []
-    with serving(args.model, ["--threads", str(args.threads)]) as (process, port):
-        for name, ask in (("/v1/score", ask_score), ("/v1/completions", ask_completions)):
-            seconds, choices = timed(ask, port, questions)
-            rows.append((f"service, {name}", seconds, choices, peak_memory(process)))
-    if args.gguf:
-        with llama_server(args) as (process, port):
-            seconds, choices = timed(ask_one_by_one, port, questions[: fewer(args.limit)])
-            rows.append(("llama.cpp's server", seconds, choices, peak_memory(process)))
-    if args.folder:
-        rows.append(("lm-evaluation-harness, Hugging Face", *harness(args)))
-
-    first = rows[0]
     print(f"{len(questions)} questions, {args.threads} threads\n")
     print("| | questions/s | of the first | memory, MB | choices of the first |\n|---|---|---|---|---|")
-    for name, seconds, choices, megabytes in rows:
-        same = sum(map(int.__eq__, choices, first[2]))
-        figures = f"{1 / seconds:.2f} | {first[1] / seconds:.2f} | {megabytes:.0f}"
-        print(f"| {name} | {figures} | {same} of {len(choices)} |")
+    first = None
+    for name, seconds, choices, megabytes in measured(args, questions):
+        first = first or (seconds, choices)
+        same = sum(map(int.__eq__, choices, first[1]))
+        figures = f"{1 / seconds:.4g} | {first[0] / seconds:.2g} | {megabytes:.0f}"
+        print(f"| {name} | {figures} | {same} of {len(choices)} |", flush=True)
     return 0
+
+
+def measured(
+    args: argparse.Namespace, questions: Sequence[Question]
+) -> Iterator[tuple[str, float, list[int], float]]:
+    """Each side's name, seconds a question, choices and megabytes, as soon as they are known."""
+    with serving(args.model, ["--threads", str(args.threads)]) as (process, port):
+        for name, ask in (("/v1/score", ask_score), ("/v1/completions", ask_completions)):
+            yield f"service, {name}", *timed(ask, port, questions), peak_memory(process)
+    if args.gguf:
+        with llama_server(args) as (process, port):
+            some = questions[: fewer(args.limit)]
+            yield "llama.cpp's server", *timed(ask_one_by_one, port, some), peak_memory(process)
+    if args.folder:
+        yield "lm-evaluation-harness, Hugging Face", *harness(args)
 
 
 def fewer(limit: int) -> int:
@@ -158,7 +162,7 @@ def run_harness(args: argparse.Namespace, limit: int) -> tuple[float, list[int],
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "casehold").mkdir()
         (Path(folder) / "casehold" / "test.jsonl").symlink_to(args.questions.resolve())
-        command = [args.lm_eval_python, "-m", "lm_eval", "--model", "hf", "--tasks", "casehold"]
+        command = [str(Path(args.lm_eval_python).absolute()), "-m", "lm_eval", "--model", "hf", "--tasks", "casehold"]
         command += ["--model_args", f"pretrained={args.folder.resolve()},dtype=float32", "--device", "cpu"]
         command += ["--batch_size", "5", "--limit", str(limit), "--log_samples", "--output_path", folder]
         command += ["--include_path", str(ROOT / "docs" / "lm_eval")]
