@@ -16,6 +16,7 @@ import http.client
 import json
 import math
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -162,7 +163,8 @@ def run_harness(args: argparse.Namespace, limit: int) -> tuple[float, list[int],
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "casehold").mkdir()
         (Path(folder) / "casehold" / "test.jsonl").symlink_to(args.questions.resolve())
-        command = [str(Path(args.lm_eval_python).absolute()), "-m", "lm_eval", "--model", "hf", "--tasks", "casehold"]
+        python = shutil.which(args.lm_eval_python) or args.lm_eval_python  # a name on the path, or relative to here
+        command = [str(Path(python).absolute()), "-m", "lm_eval", "--model", "hf", "--tasks", "casehold"]
         command += ["--model_args", f"pretrained={args.folder.resolve()},dtype=float32", "--device", "cpu"]
         command += ["--batch_size", "5", "--limit", str(limit), "--log_samples", "--output_path", folder]
         command += ["--include_path", str(ROOT / "docs" / "lm_eval")]
