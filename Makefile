@@ -46,7 +46,7 @@ test: $(READY)  ## the fast suite (under 4 minutes on 2 cores)
 
 test-all: test  ## everything, every command of the documents included
 	$(BIN)/python -m pip install -q -r tests/requirements.txt
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff, and the layers of lib/
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """The C++ tokenizer gives the ids of the `tokenizers` library, or refuses."""
 
+import functools
 import json
 import lzma
 import random
@@ -19,6 +20,8 @@ from export import ask_scorer
 SHARED = ROOT.parent / "shared"
 SPECIAL = (*(token.content for token in ADDED_TOKENS), "<s>", "<bos>", "<|begin_of_text|>", "<unused1>", "<0x0A>")
 CODE_POINTS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+# Without the planes that are empty or private, whose code points are all alike.
+USED_CODE_POINTS = [one for one in CODE_POINTS if one < "\U00032400" or "\U000e0000" <= one < "\U000e0200"]
 MARKS = [character for character in CODE_POINTS if unicodedata.combining(character)]
 
 
@@ -94,6 +97,7 @@ def pick_text(rng: random.Random) -> str:
     return rng.choice(pieces)()
 
 
+@functools.cache
 def generated_texts(count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     return ["".join(pick_text(rng) for _ in range(rng.randrange(1, 16))) for _ in range(count)]
@@ -208,16 +212,16 @@ def test_every_real_text(assert_same_ids, name, tmp_path):
     ["{}", "a{}", "{}a", "'{}", " {}", "{} ", "{}\n", "\n{}", "{}!", "1{}1", "e\u0301{}\u0323", "{}{}", "\u1100{}"],
 )
 def test_every_code_point(assert_same_ids, small_tokenizer, context):
-    assert_same_ids([context.replace("{}", character) for character in CODE_POINTS], small_tokenizer("qwen2"))
+    characters = CODE_POINTS if context == "{}" else USED_CODE_POINTS
+    assert_same_ids([context.replace("{}", character) for character in characters], small_tokenizer("qwen2"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_characters_among_others(assert_same_ids, small_tokenizer, name):
-    """All but the planes that are empty or private, beside tokens that take white space too."""
+    """Beside tokens that take white space too."""
     contexts = ("a{}A", "A{}a", "'{}", "A{}B", " {} ", "1{}1", "{}\n", "a'{}", "<|im_end|>{}", "{}<|im_start|>")
-    characters = [c for c in CODE_POINTS if ord(c) < 0x32400 or 0xE0000 <= ord(c) < 0xE0200]
-    texts = [text for context in contexts for text in joined([context.replace("{}", c) for c in characters])]
+    texts = [text for context in contexts for text in joined([context.replace("{}", c) for c in USED_CODE_POINTS])]
     assert_same_ids(texts, small_tokenizer(name))
 
 

@@ -264,7 +264,7 @@ def test_two_processes_equal_one_and_speak_as_one(tmp_path, model_folder, data_f
     run_python(ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *one), cwd=tmp_path)
     (tmp_path / "train.py").write_text(WITHOUT_SHARED_CACHE)
     result = run_python(
-        *("-m", "torch.distributed.run", "--nproc_per_node", 2, "--master_port", 29511, "train.py"),
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "train.py"),
         *arguments(model_folder, data_folder, *flags, "--batch-size", 2),
         cwd=tmp_path,
         OMP_NUM_THREADS="1",
