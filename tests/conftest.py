@@ -8,10 +8,14 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -49,6 +53,12 @@ BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROW
 needs_browser = pytest.mark.skipif(
     BROWSER is None, reason="no Chromium here: apt-get install chromium-headless-shell, or name one with CHROMIUM"
 )
+
+
+def pytest_configure():
+    """What a shell's background job or nohup ignores, the programs under test would, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_finish():
@@ -236,3 +246,39 @@ def run_python(*arguments, cwd: Path, check: bool = True, **environment) -> subp
     if check and result.returncode:
         raise AssertionError(f"{arguments} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
     return result
+
+
+@dataclass
+class Nodes:
+    """A Ray cluster of three nodes of one CPU each, all on this machine."""
+
+    address: str
+    raylets: list[int]  # process numbers; the first node's, which the others depend on, is not among them
+
+    def lose_one(self) -> None:
+        os.kill(self.raylets.pop(), signal.SIGKILL)
+
+    def lose_one_when(self, condition: Callable[[], bool]) -> threading.Thread:
+        """In the background, as soon as the condition holds."""
+
+        def wait() -> None:
+            while not condition():
+                time.sleep(0.01)
+            self.lose_one()
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def three_nodes() -> Iterator[Nodes]:
+    pytest.importorskip("ray", reason="Ray, an optional library, is not installed (tests/requirements.txt)")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 200 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    others = [cluster.add_node(**node) for _ in range(2)]
+    cluster.wait_for_nodes()
+    yield Nodes(cluster.address, [other.all_processes["raylet"][0].process.pid for other in others])
+    cluster.shutdown()

@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float
 from lib.errors import InputError, run_script
 from lib.evaluation.predictions import by_score, predictions_file
+from lib.experiments.layout import UNTUNED, shared_flags
 from lib.experiments.reproduction import Shipped, reproduction_report
-from lib.experiments.sweep import UNTUNED, Sweep, shared_flags
+from lib.experiments.sweep import Sweep
 from lib.experiments.variations import RECIPE, Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
 from lib.paths import ROOT, atomic_dir, atomic_file
@@ -237,8 +238,7 @@ class Reproduction:
         variations = [
             Variation(one.name, tuple(stands_for.get(flag, flag) for flag in one.flags)) for one in VARIATIONS
         ]
-        threads = max(1, (os.cpu_count() or 1) // self.size["jobs"])
-        with Sweep(self.output / "variations", self.settings, threads, score="all", splits=["validation"]) as sweep:
+        with Sweep(self.output / "variations", self.settings, score="all", splits=["validation"]) as sweep:
             sweep.perform(variations, self.size["jobs"])
             return outcomes(sweep, variations)
 

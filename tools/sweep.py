@@ -3,6 +3,7 @@
 python tools/sweep.py --output runs/sweep                        the whole grid: Qwen2.5-0.5B on CaseHOLD from the hub
 python tools/sweep.py --model demo --data demo --limit 320 --batch-size 16 --learning-rate 3e-3 --jobs 2
 python tools/sweep.py --loss sdpo --num-neg 1 2 4 --beta 0.05 0.1 --seed 0
+python tools/sweep.py --ray 10.0.0.1:6379 --gpus-per-run 1 --output /shared/sweep      each run a task on a Ray cluster
 
 Stopped or killed at any moment, the same command goes on; finished runs are not made again. In --output: report.md,
 report.json, figures, and the runs with their predictions and logs.
@@ -10,19 +11,21 @@ report.json, figures, and the runs with their predictions and logs.
 
 import argparse
 import json
-import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int
+from lib.cluster import LOCAL, tasks_on
 from lib.errors import run_script
 from lib.evaluation.scores import SCORES
 from lib.experiments.figures import draw_sweep
 from lib.experiments.grid import Run, make_grid
+from lib.experiments.layout import SPLITS, UNTUNED
 from lib.experiments.report import sweep_report
 from lib.experiments.results import collect
-from lib.experiments.sweep import SPLITS, UNTUNED, Sweep
+from lib.experiments.sweep import Sweep
 from lib.models.loading import load_tokenizer
 from lib.models.runs import read_metrics
 from lib.models.sources import resolve
@@ -70,8 +73,15 @@ def build_parser() -> argparse.ArgumentParser:
     sweep("--split", choices=SPLITS, nargs="+", default=list(SPLITS), help=evaluated)
     sweep("--score", choices=SCORES, default="sum", help="of eval_mc.py (the untuned model: sum for reward)")
     sweep("--output", type=Path, default=Path("runs/sweep"), help="folder of the sweep, to go on with where it exists")
-    jobs = "runs at a time; they share the CPU's cores, and on a GPU its memory"
+    jobs = "runs at a time on a machine; they share the CPU's cores, and on a GPU its memory"
     sweep("--jobs", type=positive_int, default=1, help=jobs)
+
+    example = "e.g. --ray 10.0.0.1:6379 --gpus-per-run 1 --output /shared/sweep"
+    ray = parser.add_argument_group("Ray", example).add_argument
+    joined = "run on the Ray cluster at this address (without one: started on this machine); every node sees --output"
+    ray("--ray", nargs="?", const=LOCAL, metavar="ADDRESS", help=joined)
+    gpus = "GPUs that a run takes, also a part of one; in the place of --jobs"
+    ray("--gpus-per-run", type=positive_float, help=gpus)
     return parser
 
 
@@ -79,13 +89,13 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     every = args.every_seed, args.every_seed_num_neg
     runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed, *every)
-    # More threads than cores would make each run slower than alone.
-    num_threads = None if args.jobs == 1 else max(1, (os.cpu_count() or 1) // args.jobs)
     settings = {name: getattr(args, name) for name in SHARED}
-    with Sweep(args.output, settings, num_threads, score=args.score, splits=args.split) as sweep:
+    with ExitStack() as stack:
+        tasks = stack.enter_context(tasks_on(args.ray, args.jobs, args.gpus_per_run)) if args.ray else None
+        sweep = stack.enter_context(Sweep(args.output, settings, score=args.score, splits=args.split))
         write_contract(args)
         try:
-            sweep.perform(runs, args.jobs)
+            sweep.perform_on(tasks, runs) if tasks else sweep.perform(runs, args.jobs)
         except KeyboardInterrupt:
             print(f"\nstopped; the same command goes on where {args.output} stands", file=sys.stderr)
             raise

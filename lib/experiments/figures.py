@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lib.experiments.sweep import UNTUNED
+from lib.experiments.layout import UNTUNED
 from lib.models.curve import running_mean
 from lib.paths import atomic_file
 

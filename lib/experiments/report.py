@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from lib.experiments.sweep import UNTUNED
+from lib.experiments.layout import UNTUNED
 from lib.training.losses import LOSSES
 
 IDENTITY = ("base_sha256", "libraries")  # of the settings in a report, those that are no flags

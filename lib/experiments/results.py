@@ -10,7 +10,8 @@ from lib.errors import InputError
 from lib.evaluation.metrics import wilson_interval
 from lib.evaluation.scores import is_correct
 from lib.experiments.grid import Run
-from lib.experiments.sweep import UNTUNED, Sweep
+from lib.experiments.layout import UNTUNED
+from lib.experiments.sweep import Sweep
 from lib.models.runs import read_metrics, read_run
 from lib.questions.baselines import baselines
 from lib.questions.data import Dataset, load_split

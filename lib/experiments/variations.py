@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lib.evaluation.scores import is_correct
-from lib.experiments.sweep import UNTUNED, Sweep
+from lib.experiments.layout import UNTUNED
+from lib.experiments.sweep import Sweep
 from lib.questions.readers import read_rows
 
 # Scores that the C++ scorer can choose by: what is chosen here is shipped there.

@@ -92,7 +92,7 @@ def test_a_pretrained_model_is_taken_by_name(tmp_path, monkeypatch):
     parsed = tools_sweep.build_parser().parse_args(grid[1:])
     # Test questions are left to the run that validation chooses.
     assert parsed.split == ["validation"]
-    expected = Sweep(tmp_path / "grid", {}, None, score="all").predictions("untuned", "validation", "pmi")
+    expected = Sweep(tmp_path / "grid", {}, score="all").predictions("untuned", "validation", "pmi")
     assert by_score(Path(untuned[untuned.index("--output") + 1]), "pmi") == expected
 
 

@@ -17,6 +17,7 @@ from conftest import ROOT, write_jsonl
 from scipy.stats import norm
 
 import eval_mc
+import lib.experiments.scripts
 import lib.experiments.sweep
 import train_sdpo
 from lib.errors import InputError
@@ -24,6 +25,7 @@ from lib.evaluation.predictions import write_predictions
 from lib.experiments import results, variations
 from lib.experiments.grid import Run, make_grid
 from lib.experiments.report import _cell
+from lib.experiments.scripts import Scripts
 from lib.experiments.sweep import Sweep
 from lib.models.runs import read_metrics, read_run
 from lib.questions.data import load_split
@@ -65,13 +67,14 @@ def in_this_process(folder: Path, train=train_sdpo.main):
             future.set_result(function(*given))
             return future
 
-    def run(sweep: Sweep, name: str, script: str, *flags: str) -> None:
-        assert {"train_sdpo.py": train, "eval_mc.py": eval_mc.main}[script]([*flags]) == 0
+    def run(scripts: Scripts, command: list[str], name: str, log: Path) -> int:
+        _, path, *flags = command
+        return {"train_sdpo.py": train, "eval_mc.py": eval_mc.main}[Path(path).name](flags)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(lib.experiments.sweep, "ThreadPoolExecutor", Inline)
-        patch.setattr(Sweep, "_script", run)
+        patch.setattr(Scripts, "_run", run)
         yield
 
 
@@ -167,16 +170,16 @@ def test_another_setting_in_the_same_folder_is_refused(gone_on_with, model_folde
     settings = json.loads((gone_on_with / "sweep.json").read_text(encoding="utf-8"))
     score = settings.pop("score")
     with pytest.raises(InputError, match="begun with --epochs 2, not 3; choose another --output"):
-        Sweep(gone_on_with, settings | {"epochs": 3}, None, score=score)
+        Sweep(gone_on_with, settings | {"epochs": 3}, score=score)
     with pytest.raises(InputError, match="begun with --score sum, not reward; choose another --output"):
-        Sweep(gone_on_with, settings, None, score="reward")
+        Sweep(gone_on_with, settings, score="reward")
 
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """A sweep of sdpo and sft whose scripts are stand-ins; `train` is the body of train_sdpo.py, which knows its
     `folder` and its `loss`."""
-    monkeypatch.setattr(lib.experiments.sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(lib.experiments.scripts, "ROOT", tmp_path)
     (tmp_path / "eval_mc.py").write_text("import sys; open(sys.argv[sys.argv.index('--output') + 1], 'w')")
     head = """
 import json, pathlib, signal, sys, time
@@ -189,7 +192,7 @@ finish = lambda: (folder / "run.json").write_text('{"finished": true}')
     def make(train: str) -> tuple[Sweep, list[Run]]:
         (tmp_path / "runs" / "grid" / "runs" / "untuned").mkdir(parents=True, exist_ok=True)
         (tmp_path / "train_sdpo.py").write_text(head + train)
-        return Sweep(tmp_path / "runs" / "grid", {"model": "m", "data": "d", "limit": None}, 1), runs
+        return Sweep(tmp_path / "runs" / "grid", {"model": "m", "data": "d", "limit": None}), runs
 
     return make
 
@@ -259,7 +262,7 @@ def test_predictions_are_lines_of_new_lines_alone(tmp_path, data_folder):
     records = [
         {"id": row["id"], "prediction": row["label"], "label": row["label"], "logprobs": [-1.0] * 5} for row in rows
     ]
-    with Sweep(tmp_path / "sweep", {}, None) as sweep:
+    with Sweep(tmp_path / "sweep", {}) as sweep:
         for path in (sweep.predictions("a", "test"), sweep.predictions("untuned", "validation", "sum")):
             write_predictions(path, records)
         assert results._evaluation(sweep, "a", "test", data)["correct"] == len(rows)
@@ -316,7 +319,7 @@ for name in names:
 """
     )
     settings = {"model": "m", "data": "d", "limit": None}
-    with Sweep(tmp_path / "own", settings, 1, score=score, splits=["validation"]) as sweep:
+    with Sweep(tmp_path / "own", settings, score=score, splits=["validation"]) as sweep:
         assert not sweep.is_done(runs[0])
         sweep.perform(runs, 1)
         assert all(map(sweep.is_done, runs))
@@ -339,7 +342,7 @@ def test_the_untuned_model_is_evaluated_under_the_prompt_of_the_runs(stand_in, t
     given = ["--data", str(data_folder), "--max-length", "256", "--template", "{context} So:"]
     args = script.build_parser().parse_args([*given, "--model", str(model_folder), "--output", str(folder)])
     settings = {name: getattr(args, name) for name in script.SHARED}
-    with Sweep(folder, settings, 1, splits=["test"]) as sweep:
+    with Sweep(folder, settings, splits=["test"]) as sweep:
         script.write_contract(args)
         sweep.perform(runs[:1], 1)
         assert "--template {context} So: --max-length 256" in (sweep.run_folder(runs[0].name) / "flags").read_text()

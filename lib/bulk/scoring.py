@@ -1,0 +1,106 @@
+"""Blocks of questions scored by workers of Ray Data, each with the model open: every block written once, whole."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lib.bulk.blocks import Block, as_file, read
+from lib.bulk.libscore import Libscore
+from lib.bulk.places import read_file, write_file
+from lib.cli import flag
+from lib.errors import InputError
+
+RECORD = "scoring.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every block is scored by, and where its predictions go. threads: of a worker."""
+
+    model: Path
+    reference: Path | None
+    score: str
+    output: str
+    form: str
+    threads: int
+
+    def open(self) -> Libscore:
+        return Libscore(self.model, self.score, self.reference, self.threads)
+
+
+def begin(output: str, settings: dict) -> None:
+    """Write down what a folder of predictions is made of. Raises InputError where it was begun with something else."""
+    saved = read_file(output, RECORD)
+    if saved is None:
+        write_file((json.dumps(settings, indent=2) + "\n").encode(), output, RECORD)
+        return
+    begun = json.loads(saved)
+    for name, value in settings.items():
+        if begun.get(name) != value:
+            was, now = (f"{text:.60}" for text in map(str, (begun.get(name), value)))
+            raise InputError(f"{output}/{RECORD}: begun with {flag(name)} {was}, not {now}; choose another --output")
+
+
+class BlockScorer:
+    """An actor: opens the model once, then scores the blocks that it is given."""
+
+    def __init__(self, job: Job):
+        self.job, self.model = job, job.open()
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, list[int]]:
+        """A batch of one block to the numbers of its rows and of those at fault."""
+        [block] = (Block(**values) for values in batch["block"])
+        lines = predictions(self.model, read(block), block.first)
+        write_file(as_file(lines, self.job.form), self.job.output, block.output(self.job.form))
+        return {"rows": [len(lines)], "errors": [sum(map(is_error, lines))]}
+
+
+def is_error(line: bytes) -> bool:
+    return "error" in json.loads(line)
+
+
+def predictions(model: Libscore, rows: Sequence[bytes], first: int) -> list[bytes]:
+    """Of each row its prediction or error record, named as where the whole file is scored in one go: by its id, or by
+    its number in the file, where `rows` begin with number `first`."""
+    # The library takes a text whose first line opens an object, and does not close it, for one question.
+    answers = model.score(b"\n".join([b"{}", *rows, b""])).splitlines()[1:]
+    if len(answers) != len(rows):
+        raise RuntimeError(f"{len(answers)} answers to {len(rows)} rows")
+    named = []
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        by_number = b'{"id": "%d", ' % (number + 1)
+        if not has_id(row) and answer.startswith(by_number):
+            answer = b'{"id": "%d", ' % (first + number) + answer.removeprefix(by_number)
+        named.append(answer)
+    return named
+
+
+def has_id(row: bytes) -> bool:
+    try:
+        found = json.loads(row)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and type(found.get("id")) in (str, int)  # not bool, which is an int too
+
+
+def score_blocks(todo: Sequence[Block], job: Job, workers: int | None) -> Iterator[tuple[int, int]]:
+    """Score and write the blocks on the cluster that is joined, in any order: of each its rows, and those at fault.
+
+    workers: at once; None: as many as the cluster's CPUs suffice for. One that is lost, with its node or without, is
+    replaced, and its block scored again.
+    """
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    workers = min(workers or max(1, int(cpus // job.threads)), len(todo))
+    given = ray.data.from_items([{"block": asdict(block)} for block in todo], override_num_blocks=len(todo))
+    scored = given.map_batches(
+        BlockScorer, fn_constructor_args=[job], batch_size=1, concurrency=workers, num_cpus=job.threads
+    )
+    for row in scored.iter_rows():
+        yield int(row["rows"]), int(row["errors"])

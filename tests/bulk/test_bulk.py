@@ -1,0 +1,165 @@
+"""Questions in many files, scored in blocks: the bytes of the program for each file, however they are cut, and once."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, SCORE, rows, write_jsonl
+
+from lib.bulk.blocks import as_file, blocks, read, sources
+from lib.bulk.libscore import Libscore
+from lib.bulk.scoring import Job, begin, predictions
+from lib.errors import InputError
+
+sys.path.insert(0, str(ROOT / "tools"))
+import score_dataset  # noqa: E402
+
+# Rows at fault, and rows that leave their names to their numbers.
+HOSTILE = [
+    b'{"context": "a',
+    b'{"id": "own", "context": "c", "endings": ["one"]}',
+    b'{"id": 7, "context": "c <HOLDING>", "endings": ["one", "two"]}',
+    b'{"id": null, "context": "c <HOLDING>", "endings": ["one", "two"]}',
+    b'{"id": [1], "context": "c <HOLDING>", "endings": ["one", "two"]}',
+    b'{"id": 1.5, "context": "c <HOLDING>", "endings": ["one", "two"]}',
+    b'{"id": true, "context": "c <HOLDING>", "endings": ["one", "two"]}',
+    b'{"context": "c <HOLDING>", "endings": ["one", "two"]}\r',
+    b"[1]",
+    b"{}",
+    b"\xff\xfe",
+    b'{"id": "2", "context": "c <HOLDING>", "endings": ["one", "two"], "label": 9}',
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two files, one below the other: hostile rows among good ones, blank lines, and no line feed at the end."""
+    place = tmp_path_factory.mktemp("questions")
+    good = [json.dumps(row).encode() for row in rows(20, 3)]
+    lines = [line for pair in zip(good, [*HOSTILE, *[b" \t"] * 8], strict=True) for line in pair]
+    (place / "a.jsonl").write_bytes(b"\n".join(lines))
+    write_jsonl(place / "more" / "b.jsonl", [{k: v for k, v in row.items() if k != "id"} for row in rows(7)])
+    return place
+
+
+def piped(model: Path, questions: Path) -> bytes:
+    """What the program says of a whole file."""
+    command = [SCORE, "--model", model, "--threads", "1", "--input", questions]
+    return subprocess.run(command, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_blocks_of_any_size_have_the_programs_answers(folder, onnx_model, scorer, size):
+    model = Libscore(onnx_model, "sum")
+    for source in sources(str(folder)):
+        lines = [line for block in blocks(source, size) for line in predictions(model, read(block), block.first)]
+        assert as_file(lines, "jsonl") == piped(onnx_model, folder / source.name)
+    model.close()
+
+
+def test_every_row_stands_in_one_block(folder):
+    assert [source.name for source in sources(str(folder))] == ["a.jsonl", "more/b.jsonl"]
+    [only] = sources(str(folder / "more" / "b.jsonl"))
+    assert only.name == "b.jsonl"
+    cut = blocks(only, 3)
+    assert [(block.first, block.rows) for block in cut] == [(0, 3), (3, 3), (6, 1)]
+    assert [block.output("jsonl") for block in cut][1] == "b.jsonl/000000000003-000000000005.jsonl"
+    assert b"\n".join(line for block in cut for line in read(block)) + b"\n" == Path(only.place).read_bytes()
+
+
+def test_parquet_in_and_out(folder, onnx_model, scorer, tmp_path):
+    """The rows of a file in groups of 4, in blocks of 3; a null is a column that the row lacks."""
+    questions = rows(9)
+    questions[5] = {**questions[5], "id": None}
+    pq.write_table(pa.Table.from_pylist(questions), tmp_path / "q.parquet", row_group_size=4)
+    [source] = sources(str(tmp_path))
+    cut = blocks(source, 3)
+    assert [(block.first, block.rows, block.part, block.skip) for block in cut] == [
+        (0, 3, 0, 0),
+        (3, 1, 0, 3),
+        (4, 3, 1, 0),
+        (7, 1, 1, 3),
+        (8, 1, 2, 0),
+    ]
+    model = Libscore(onnx_model, "sum")
+    lines = [line for block in cut for line in predictions(model, read(block), block.first)]
+    model.close()
+    write_jsonl(tmp_path / "q.jsonl", [{k: v for k, v in row.items() if v is not None} for row in questions])
+    assert as_file(lines, "jsonl") == piped(onnx_model, tmp_path / "q.jsonl")
+    (tmp_path / "out.parquet").write_bytes(as_file(lines, "parquet"))
+    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [{k: v for k, v in row.items() if v is not None} for row in found] == list(map(json.loads, lines))
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        sources(str(tmp_path / "nowhere"))
+    (tmp_path / "notes.txt").write_text("text")
+    with pytest.raises(InputError, match=r"holds no questions; they are read from .jsonl and .parquet files"):
+        sources(str(tmp_path))
+    (tmp_path / "broken.parquet").write_text("text")
+    with pytest.raises(InputError, match=r"broken.parquet: cannot be read"):
+        blocks(sources(str(tmp_path))[0], 10)
+    with pytest.raises(InputError, match="missing.onnx"):
+        Job(tmp_path / "missing.onnx", None, "sum", str(tmp_path), "jsonl", 1).open()
+
+
+def test_a_folder_begun_with_something_else_is_refused(tmp_path):
+    begin(str(tmp_path), {"score": "sum", "block_rows": 10})
+    begin(str(tmp_path), {"score": "sum", "block_rows": 10})
+    with pytest.raises(InputError, match="scoring.json: begun with --block-rows 10, not 20; choose another --output"):
+        begin(str(tmp_path), {"score": "sum", "block_rows": 20})
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch, folder, onnx_model, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    flags = [str(folder), "--model", str(onnx_model), "--output", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=r"Ray is not installed; type `pip install ray==\S+`"):
+        score_dataset.main(flags)
+
+
+def scored(output: Path, name: str) -> bytes:
+    """The predictions of a file's blocks, put together."""
+    return b"".join(path.read_bytes() for path in sorted((output / name).glob("*.jsonl")))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_scores_every_question_once(three_nodes, folder, onnx_model, scorer, tmp_path):
+    """20,000 questions; the node is lost in the middle. The command once more has nothing left to do."""
+    place = shutil.copytree(folder, tmp_path / "questions")
+    write_jsonl(place / "many.jsonl", rows(20_000))
+    output = tmp_path / "out"
+    flags = [place, "--model", onnx_model, "--output", output, "--block-rows", "250", "--ray", three_nodes.address]
+    lost = three_nodes.lose_one_when(lambda: len(list((output / "many.jsonl").glob("*.jsonl"))) >= 20)
+    assert score_dataset.main([*map(str, flags)]) == 3
+    assert not lost.is_alive()
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    assert len(times) == 1 + 20_000 // 250 + 2
+    for name in ("a.jsonl", "more/b.jsonl", "many.jsonl"):
+        assert scored(output, name) == piped(onnx_model, place / name), name
+    assert score_dataset.main([*map(str, flags)]) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_stopped_and_killed_it_goes_on(onnx_model, scorer, tmp_path):
+    write_jsonl(tmp_path / "q.jsonl", rows(3000))
+    output, model = tmp_path / "out", ["--model", str(onnx_model)]
+    command = [sys.executable, ROOT / "tools" / "score_dataset.py", tmp_path / "q.jsonl", *model, "--output", output]
+    for signum, code, blocks_done in ((signal.SIGINT, 130, 5), (signal.SIGKILL, -9, 15)):
+        child = subprocess.Popen([*command, "--block-rows", "50"])
+        while len(list(output.rglob("*.jsonl"))) < blocks_done:
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(signum)
+        assert child.wait(60) == code
+    assert 15 <= len(list(output.rglob("*.jsonl"))) < 60
+    subprocess.run([*command, "--block-rows", "50"], check=True)
+    assert scored(output, "q.jsonl") == piped(onnx_model, tmp_path / "q.jsonl")
