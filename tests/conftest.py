@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -248,6 +249,12 @@ def run_python(*arguments, cwd: Path, check: bool = True, **environment) -> subp
     return result
 
 
+def has_work(raylet: int) -> bool:
+    """Whether a worker of the node runs a task now: Ray names its processes by what they do."""
+    titles = (" ".join(child.cmdline()) for child in psutil.Process(raylet).children())
+    return any(title.startswith("ray::") and "IDLE" not in title for title in titles)
+
+
 @dataclass
 class Nodes:
     """A Ray cluster of three nodes of one CPU each, all on this machine."""
@@ -255,16 +262,13 @@ class Nodes:
     address: str
     raylets: list[int]  # process numbers; the first node's, which the others depend on, is not among them
 
-    def lose_one(self) -> None:
-        os.kill(self.raylets.pop(), signal.SIGKILL)
-
     def lose_one_when(self, condition: Callable[[], bool]) -> threading.Thread:
-        """In the background, as soon as the condition holds."""
+        """In the background: as soon as the condition holds, a node that has work."""
 
         def wait() -> None:
-            while not condition():
+            while not (condition() and (busy := [raylet for raylet in self.raylets if has_work(raylet)])):
                 time.sleep(0.01)
-            self.lose_one()
+            os.kill(busy[0], signal.SIGKILL)
 
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()

@@ -12,7 +12,6 @@ scored twice. The exit code is 3 where some rows are records with "error".
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,7 +20,7 @@ from lib.bulk.places import files_below
 from lib.bulk.scoring import Job, begin, score_blocks
 from lib.checksums import sha256_of_file
 from lib.cli import HelpFormatter, positive_int
-from lib.cluster import LOCAL, cluster, in_order
+from lib.cluster import LOCAL, in_order, tasks_on
 from lib.errors import run_script
 from lib.progress import progress
 
@@ -50,11 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     model, reference = args.model.absolute(), args.reference and args.reference.absolute()
     output = args.output if "://" in args.output else str(Path(args.output).absolute())
     job = Job(model, reference, args.score, output, args.form, args.threads)
-    with cluster(args.ray):
+    with tasks_on(args.ray) as tasks:
         job.open().close()  # one line here, not a trace from each worker, where it cannot be used
         found = sources(args.questions)
         begin(output, settings(args, found))
-        planned = [block for of_file in in_order(partial(blocks, size=args.block_rows), found) for block in of_file]
+        cut = in_order(lambda source: tasks.submit(blocks, source, args.block_rows), found, 2 * tasks.at_once)
+        planned = [block for _, of_file in cut for block in of_file]
         done = files_below(output)
         todo = [block for block in planned if block.output(args.form) not in done]
         total, errors = sum(block.rows for block in planned), 0

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from lib.mining.likeness import likeness
 from lib.mining.overlap import ngram_hashes
 from lib.mining.parentheticals import Holding
+from lib.mining.workers import Workers
 from lib.progress import progress
 
 NUM_DISTRACTORS = 4
@@ -66,7 +67,7 @@ def _families(mined: Sequence[Mined]) -> list[int]:
     return [int(first[family[item.opinion]]) for item in mined]
 
 
-def questions(split: str, mined: Sequence[Mined], seed: int, workers: int) -> Iterator[dict]:
+def questions(split: str, mined: Sequence[Mined], seed: int, workers: Workers) -> Iterator[dict]:
     """LexGLUE rows with 5 endings, the gold at a drawn place; no row where fewer than 4 distractors are left.
 
     A distractor is a holding of the same split and another opinion. Those with the highest mean of two cosines, to the

@@ -1,38 +1,48 @@
-"""How alike holdings are: cosines of TF-IDF vectors, in products of a block of holdings with all, so that memory grows
-with their number and not with its square."""
+"""How alike holdings are: cosines of TF-IDF vectors, by an index of words, in blocks, so that neither work nor memory
+grows with the square of their number.
+
+Two holdings meet in the index by a word that stands in both and is not among the commonest. For near-duplicates that
+loses nothing: whatever a cosine of `NEAR_DUPLICATE` needs beyond the common words of a holding, whose vector there is
+shorter than that, must come from the others (the bound of All-Pairs, Bayardo et al. 2007). A ranking leaves out the
+words of more than `COMMON` holdings.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix, diags_array, vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sparse_dot_topn import sp_matmul_topn
 
+from lib.cluster import in_order
 from lib.mining.parentheticals import THAT_VERBS, VERBS, Holding
+from lib.mining.workers import Workers, started
 from lib.progress import progress
 from lib.questions.data import MASK
 
 # Cosine of TF-IDF vectors from which two holdings say the same, or too nearly so to tell right from wrong.
 NEAR_DUPLICATE = 0.5
+COMMON = 10_000  # holdings that a word stands in; a word of more tells little of what a holding is about
 DEPTH = 400  # holdings in a ranking: with 100, three times as many questions would need all ranked
 BLOCK = 2_000  # holdings a product: 10 MB of rankings
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Of N holdings over V words. golds [V, N]: their vectors, a column each. queries [N, V]: what a holding's
-    distractors should be like, the mean of its gold's and its passage's vectors. near_duplicates [N, N]: the cosines of
-    golds that are `NEAR_DUPLICATE` or more. threads: of a product; they change no result."""
+    """Of N holdings over V words. golds [V, N]: their vectors, a column each, without the words that are too common.
+    queries [N, V]: what a holding's distractors should be like, the mean of its gold's and its passage's vectors.
+    near_duplicates [N, N]: the cosines of golds that are `NEAR_DUPLICATE` or more. workers: of the products; they
+    change no result."""
 
     golds: csr_matrix
     queries: csr_matrix
     near_duplicates: csr_matrix
-    threads: int
+    workers: Workers
 
     def rankings(self, description: str) -> Iterator[np.ndarray]:
         """For each holding the beginning of its `ranking`, at most `DEPTH` long, with a progress bar."""
-        for block in _products(self.queries, self.golds, description, top_n=DEPTH, sort=True, n_threads=self.threads):
+        for block in _in_blocks(_best, self.queries, self.workers, description, self.golds):
             for start, end in zip(block.indptr[:-1], block.indptr[1:], strict=True):
                 values, found = block.data[start:end], block.indices[start:end]
                 if len(found) == DEPTH:  # others as alike as the last may be left out
@@ -49,21 +59,58 @@ class Likeness:
         return self.near_duplicates.indices[slice(*self.near_duplicates.indptr[index : index + 2])]
 
 
-def likeness(holdings: Sequence[Holding], description: str, threads: int) -> Likeness:
+def likeness(holdings: Sequence[Holding], description: str, workers: Workers) -> Likeness:
     """Vectors and near-duplicates of `holdings`, with a progress bar."""
     # The verb that opens a holding says nothing of what it holds.
     vectorizer = TfidfVectorizer(stop_words=[*VERBS, *THAT_VERBS, "that"], sublinear_tf=True, token_pattern=r"\w+")
     golds = vectorizer.fit_transform([holding.text for holding in holdings])
     passages = vectorizer.transform([holding.passage.replace(MASK, "") for holding in holdings])
-    columns = golds.T.tocsr()
-    below = np.nextafter(NEAR_DUPLICATE, 0)  # what equals the threshold is left out
+    frequency = np.bincount(golds.indices, minlength=golds.shape[1])
+    known = golds @ diags_array((frequency <= COMMON).astype(float))
+    near = _in_blocks(_near, golds, workers, description, golds, *_without_common(golds, frequency))
+    return Likeness(csr_matrix(known.T), (golds + passages) / 2, vstack(list(near), format="csr"), workers)
+
+
+def _without_common(golds: csr_matrix, frequency: np.ndarray) -> tuple[csr_matrix, np.ndarray]:
+    """The vectors [V, N], a column each, without their commonest words, as many as have together a length below
+    `NEAR_DUPLICATE`; and the length [N] of what each lost."""
+    rows = np.repeat(np.arange(golds.shape[0]), np.diff(golds.indptr))
+    order = np.lexsort((golds.indices, -frequency[golds.indices], rows))  # of each row, the commonest word first
+    squares = np.cumsum(golds.data[order] ** 2)
+    before = np.concatenate([[0.0], squares])[golds.indptr[:-1]]
+    squares -= np.repeat(before, np.diff(golds.indptr))
+    dropped = squares < NEAR_DUPLICATE**2 - 1e-9
+    lost = np.zeros(golds.shape[0])
+    np.maximum.at(lost, rows[order][dropped], np.sqrt(squares[dropped]))
+    kept = order[~dropped]
+    index = csr_matrix((golds.data[kept], (golds.indices[kept], rows[kept])), shape=golds.shape[::-1])
+    return index, lost
+
+
+def _near(left: csr_matrix, golds: csr_matrix, index: csr_matrix, lost: np.ndarray, threads: int) -> csr_matrix:
+    """The cosines [block, N] of `NEAR_DUPLICATE` or more between the rows of `left` and all golds."""
     # density: of the memory that is taken beforehand.
-    options = {"top_n": len(holdings), "threshold": below, "density": 1e-3, "n_threads": threads}
-    near_duplicates = vstack(list(_products(golds, columns, description, **options)), format="csr")
-    return Likeness(columns, (golds + passages) / 2, near_duplicates, threads)
+    options = {"top_n": golds.shape[0], "threshold": 0.0, "density": 1e-3, "n_threads": threads}
+    found = sp_matmul_topn(left, index, **options).tocoo()
+    possible = found.data >= NEAR_DUPLICATE - lost[found.col] - 1e-9
+    rows, columns = found.row[possible], found.col[possible]
+    cosines = np.asarray(left[rows].multiply(golds[columns]).sum(axis=1)).ravel()
+    near = cosines >= NEAR_DUPLICATE
+    return csr_matrix((cosines[near], (rows[near], columns[near])), shape=(left.shape[0], golds.shape[0]))
 
 
-def _products(left: csr_matrix, right: csr_matrix, description: str, **options) -> Iterator[csr_matrix]:
-    """`left` @ `right`, the largest of each row, `BLOCK` rows at a time."""
-    for start in progress(range(0, left.shape[0], BLOCK), desc=description, unit=f"x{BLOCK:,} holdings"):
-        yield sp_matmul_topn(left[start : start + BLOCK], right, **options)
+def _best(left: csr_matrix, golds: csr_matrix, threads: int) -> csr_matrix:
+    return sp_matmul_topn(left, golds, top_n=DEPTH, sort=True, n_threads=threads)
+
+
+def _in_blocks(function, left: csr_matrix, workers: Workers, description: str, *shared) -> Iterator[csr_matrix]:
+    """`function` of `BLOCK` rows of `left` at a time: on a cluster in tasks, on this machine with `workers` threads."""
+    threads, processes = (workers, 1) if isinstance(workers, int) else (1, workers)
+    blocks = (left[start : start + BLOCK] for start in range(0, left.shape[0], BLOCK))
+    with (
+        started(processes, function, *shared, threads) as (submit, ahead),
+        progress(total=-(-left.shape[0] // BLOCK), desc=description, unit=f"x{BLOCK:,} holdings") as shown,
+    ):
+        for _, result in in_order(submit, blocks, ahead):
+            yield result
+            shown.update()

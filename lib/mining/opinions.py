@@ -1,17 +1,10 @@
-"""Opinions: read from files, and made into running text, as the passages of CaseHOLD are."""
+"""Opinions made into running text, as the passages of CaseHOLD are."""
 
 import html
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
-from lib.errors import InputError
-from lib.questions.readers import COMPRESSED, read_rows, read_text
-
-TEXT_FIELD = "text"
-SUFFIXES = (".jsonl", ".txt")
 PAGE_BREAK = "\f"
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -27,54 +20,6 @@ NUMBERED_RUN = 5  # lines that count on from each other are numbered; fewer may 
 # A word is taken as torn where, joined, it is this common and one of its parts is by this factor rarer.
 JOINED_COUNT = 5
 JOINED_FACTOR = 2
-
-
-@dataclass(frozen=True)
-class Opinion:
-    """source: "file:line" of a jsonl file, or the file. text: as it stands there."""
-
-    source: str
-    text: str
-
-
-def read_opinions(paths: Iterable[Path]) -> Iterator[Opinion]:
-    """The opinions of files, and of folders with all below them: .jsonl (a row each, with the field "text") and .txt
-    (a file each), each also compressed as .xz or .gz.
-
-    Raises InputError that names file, line and field for what is missing or broken.
-    """
-    for path in paths:
-        for file in _files(path):
-            if _suffix(file) == ".txt":
-                yield Opinion(file.name, read_text(file))
-                continue
-            for line, row in read_rows(file):
-                text = row.get(TEXT_FIELD)
-                if not isinstance(text, str):
-                    raise InputError(
-                        f"{file}:{line}: field {TEXT_FIELD!r}: "
-                        + (f"{text!r:.60} is not a string" if TEXT_FIELD in row else "is missing")
-                        + "; each line must hold an opinion's text there"
-                    )
-                yield Opinion(f"{file.name}:{line}", text)
-
-
-def _suffix(file: Path) -> str:
-    return Path(file.stem if file.suffix.lower() in COMPRESSED else file.name).suffix.lower()
-
-
-def _files(path: Path) -> list[Path]:
-    wanted = ", ".join(SUFFIXES) + ", also compressed as " + " or ".join(COMPRESSED)
-    if path.is_file():
-        if _suffix(path) not in SUFFIXES:
-            raise InputError(f"{path}: opinions are read from {wanted}")
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in SUFFIXES)
-    if not files:
-        raise InputError(f"{path}: holds no opinions ({wanted})")
-    return files
 
 
 def count_words(text: str) -> Counter[str]:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping
 from statistics import mean
 
-from lib.mining.corpus import Corpus
 from lib.mining.likeness import NEAR_DUPLICATE
 from lib.mining.overlap import NGRAM_WORDS
 from lib.mining.propositions import PROPOSITION
@@ -15,8 +14,10 @@ from lib.questions.data import Dataset
 NUM_SAMPLES = 20
 
 
-def mining_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Dataset], seed: int) -> str:
-    """Markdown. dropped: reason to the number of parentheticals it took."""
+def mining_report(
+    num_read: int, num_excluded: int, dropped: Counter[str], splits: Mapping[str, Dataset], seed: int
+) -> str:
+    """Markdown. num_excluded: of the opinions read. dropped: reason to the number of parentheticals it took."""
     questions = [(split, question) for split, data in splits.items() for question in data.questions]
     num_propositions = sum(question.id.startswith(PROPOSITION) for _, question in questions)
     made = len(questions) - num_propositions
@@ -24,8 +25,8 @@ def mining_report(corpus: Corpus, dropped: Counter[str], splits: Mapping[str, Da
     lines = [
         "# Mined questions",
         "",
-        f"- opinions read: {corpus.num_read:,}",
-        f"- left out, for {NGRAM_WORDS} consecutive words of a question to exclude: {corpus.num_excluded:,}",
+        f"- opinions read: {num_read:,}",
+        f"- left out, for {NGRAM_WORDS} consecutive words of a question to exclude: {num_excluded:,}",
         f"- parentheticals that open with a holding's verb: {made + dropped.total():,}",
         f"- questions made of them: {made:,}",
         *([f"- further training questions, of propositions: {num_propositions:,}"] if num_propositions else []),

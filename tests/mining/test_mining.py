@@ -11,11 +11,14 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import CASEHOLD, ROOT, opinions, rows, run_main, run_python, write_jsonl
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -25,11 +28,12 @@ from lib.mining import likeness
 from lib.mining.corpus import load_corpus
 from lib.mining.distractors import Mined, questions, split_by_opinion
 from lib.mining.holdings import candidate_form
-from lib.mining.opinions import clean, count_words, read_opinions
+from lib.mining.opinions import clean, count_words
 from lib.mining.overlap import held_out_ngrams, ngrams_of, shares_ngram, word_ngrams
 from lib.mining.parentheticals import THAT_VERBS, Holding, holdings_and_problems
 from lib.mining.parentheticals import VERBS as HOLDING_VERBS
 from lib.mining.propositions import propositions
+from lib.mining.sources import read_opinions
 from lib.questions.data import load_split
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -177,9 +181,36 @@ def test_every_form_of_file_gives_the_same_opinions(tmp_path):
     assert [opinion.text for opinion in read_opinions([tmp_path])] == texts * 4
 
 
+def test_the_bulk_forms_of_archives_give_the_same_opinions(tmp_path):
+    """With the columns that the archives name; of the Caselaw Access Project as its own files nest them, and flat as on
+    the hub; of CourtListener with markup where there is no plain text."""
+    texts = ["Held for the plaintiff. See Doe v. Roe.", "We dissent & would reverse."]
+    case = {"id": 1, "name": "Doe v. Roe", "decision_date": "1993-01-01", "court": {"name": "Ill."}}
+    body = {"head_matter": "Doe v. Roe", "opinions": [{"type": "majority", "author": None, "text": texts[0]}]}
+    api = {"status": "ok", "data": {**body, "opinions": [{"type": "dissent", "text": texts[1]}]}}
+    cap = [{**case, "casebody": body}, {**case, "casebody": api}]
+    write_jsonl(tmp_path / "cap.jsonl", cap)
+    hub = [{"id": str(number), "source": "cap", "license": "cc0", "text": text} for number, text in enumerate(texts)]
+    pq.write_table(pa.Table.from_pylist(hub), tmp_path / "hub.parquet")
+    marked_up = "<div><p>We <em>dissent</em> &amp; would reverse.</p></div>"
+    listener = [
+        {"id": 7, "type": "020lead", "cluster_id": 9, "plain_text": texts[0], "html_with_citations": None},
+        {"id": 8, "type": "040dissent", "cluster_id": 9, "plain_text": "", "html_with_citations": marked_up},
+    ]
+    pq.write_table(pa.Table.from_pylist(listener), tmp_path / "listener.parquet")
+    write_jsonl(tmp_path / "listener.jsonl", listener)
+    for name in ("cap.jsonl", "hub.parquet", "listener.parquet", "listener.jsonl"):
+        found = list(read_opinions([tmp_path / name]))
+        assert [" ".join(opinion.text.split()) for opinion in found] == texts, name
+        assert [opinion.source for opinion in found] == [f"{name}:1", f"{name}:2"]
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
+        ("a.jsonl", b'{"casebody": {"opinions": "x"}}\n', r"a.jsonl:1: field 'casebody.opinions': is not a list"),
+        ("a.jsonl", b'{"casebody": {"opinions": [{}]}}\n', r"a.jsonl:1: field 'casebody.opinions.text': is missing"),
+        ("a.parquet", b"text", r"a.parquet: cannot be read"),
         ("a.jsonl", b'{"text": "x"}\n{"body": "y"}\n', r"a.jsonl:2: field 'text': is missing"),
         ("a.jsonl", b'{"text": 7}\n', r"a.jsonl:1: field 'text': 7 is not a string"),
         ("a.jsonl.xz", b"not xz at all", r"a.jsonl.xz: cannot be read"),
@@ -215,14 +246,14 @@ def test_ngrams_are_sent_to_processes_as_eight_bytes_each():
 
 
 def test_a_corpus_is_held_once(tmp_path):
-    text = " ".join(letter * 500 for letter in "abcdefgh" * 10)  # long words: what is measured is texts, not words
-    size = 50 * len(text)
-    source = write_jsonl(tmp_path / "opinions.jsonl", [{"text": f"{number} {text}"} for number in range(50)])
+    text = " ".join(letter * 100 for letter in "abcdefgh" * 10)  # long words: what is measured is texts, not words
+    size = 500 * len(text)
+    source = write_jsonl(tmp_path / "opinions.jsonl", [{"text": f"{number} {text}"} for number in range(500)])
     tracemalloc.start()
     corpus = load_corpus([source], ngrams_of([]), 1)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(corpus.opinions) == 50 and size < held < 1.2 * size and peak < 1.5 * size
+    assert len(corpus.opinions) == 500 and size < held < 1.2 * size and peak < 1.5 * size
 
 
 @pytest.fixture(scope="module")
@@ -488,3 +519,19 @@ def test_fifty_thousand_holdings_take_minutes_of_a_core_and_3_gb():
     print(f"{number:.0f} questions of {split:.0f} holdings: {seconds:.0f} s of CPU, {gib:.2f} GiB")
     assert split == 50_000 and number > 47_500
     assert seconds < 400 and gib < 3
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+@needs_opinions
+def test_a_cluster_that_loses_a_node_mines_the_same(three_nodes, tmp_path):
+    flags = [str(CASELAW), "--exclude", str(CASEHOLD), "--propositions", "--output"]
+    assert mine_holdings.main([*flags, str(tmp_path / "alone"), "--workers", "2"]) == 0
+    began = time.monotonic()
+    lost = three_nodes.lose_one_when(lambda: time.monotonic() > began + 20)
+    assert mine_holdings.main([*flags, str(tmp_path / "cluster"), "--ray", three_nodes.address]) == 0
+    assert not lost.is_alive()
+    assert files(tmp_path / "cluster") == files(tmp_path / "alone")
