@@ -2,9 +2,9 @@
 grows with the square of their number.
 
 Two holdings meet in the index by a word that stands in both and is not among the commonest. For near-duplicates that
-loses nothing: whatever a cosine of `NEAR_DUPLICATE` needs beyond the common words of a holding, whose vector there is
-shorter than that, must come from the others (the bound of All-Pairs, Bayardo et al. 2007). A ranking leaves out the
-words of more than `COMMON` holdings.
+loses nothing: the common words of a holding, whose vector there is shorter than `UNINDEXED`, add less than that to a
+cosine, so that the others must give the rest of it (the bound of All-Pairs, Bayardo et al. 2007); the pairs left are
+compared whole. A ranking leaves out the words of more than `COMMON` holdings.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +23,11 @@ from lib.questions.data import MASK
 
 # Cosine of TF-IDF vectors from which two holdings say the same, or too nearly so to tell right from wrong.
 NEAR_DUPLICATE = 0.5
+UNINDEXED = 0.3  # of the length 1 of a vector: with 0.2 or 0.4 the comparisons take longer
 COMMON = 10_000  # holdings that a word stands in; a word of more tells little of what a holding is about
 DEPTH = 400  # holdings in a ranking: with 100, three times as many questions would need all ranked
 BLOCK = 2_000  # holdings a product: 10 MB of rankings
+NEAR_BLOCK = 100  # whose products with all, of a million holdings, are some 300 MB
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Likeness:
 
     def rankings(self, description: str) -> Iterator[np.ndarray]:
         """For each holding the beginning of its `ranking`, at most `DEPTH` long, with a progress bar."""
-        for block in _in_blocks(_best, self.queries, self.workers, description, self.golds):
+        threads = self.workers if isinstance(self.workers, int) else 1
+        for block in _in_blocks(_best, self.queries, self.workers, description, self.golds, threads):
             for start, end in zip(block.indptr[:-1], block.indptr[1:], strict=True):
                 values, found = block.data[start:end], block.indices[start:end]
                 if len(found) == DEPTH:  # others as alike as the last may be left out
@@ -67,36 +70,34 @@ def likeness(holdings: Sequence[Holding], description: str, workers: Workers) ->
     passages = vectorizer.transform([holding.passage.replace(MASK, "") for holding in holdings])
     frequency = np.bincount(golds.indices, minlength=golds.shape[1])
     known = golds @ diags_array((frequency <= COMMON).astype(float))
-    near = _in_blocks(_near, golds, workers, description, golds, *_without_common(golds, frequency))
+    near = _in_blocks(_near, golds, workers, description, golds, _without_common(golds, frequency))
     return Likeness(csr_matrix(known.T), (golds + passages) / 2, vstack(list(near), format="csr"), workers)
 
 
-def _without_common(golds: csr_matrix, frequency: np.ndarray) -> tuple[csr_matrix, np.ndarray]:
+def _without_common(golds: csr_matrix, frequency: np.ndarray) -> csr_matrix:
     """The vectors [V, N], a column each, without their commonest words, as many as have together a length below
-    `NEAR_DUPLICATE`; and the length [N] of what each lost."""
+    `UNINDEXED`."""
     rows = np.repeat(np.arange(golds.shape[0]), np.diff(golds.indptr))
     order = np.lexsort((golds.indices, -frequency[golds.indices], rows))  # of each row, the commonest word first
     squares = np.cumsum(golds.data[order] ** 2)
     before = np.concatenate([[0.0], squares])[golds.indptr[:-1]]
-    squares -= np.repeat(before, np.diff(golds.indptr))
-    dropped = squares < NEAR_DUPLICATE**2 - 1e-9
-    lost = np.zeros(golds.shape[0])
-    np.maximum.at(lost, rows[order][dropped], np.sqrt(squares[dropped]))
-    kept = order[~dropped]
-    index = csr_matrix((golds.data[kept], (golds.indices[kept], rows[kept])), shape=golds.shape[::-1])
-    return index, lost
+    kept = order[squares - np.repeat(before, np.diff(golds.indptr)) >= UNINDEXED**2]
+    return csr_matrix((golds.data[kept], (golds.indices[kept], rows[kept])), shape=golds.shape[::-1])
 
 
-def _near(left: csr_matrix, golds: csr_matrix, index: csr_matrix, lost: np.ndarray, threads: int) -> csr_matrix:
+def _near(left: csr_matrix, golds: csr_matrix, index: csr_matrix) -> csr_matrix:
     """The cosines [block, N] of `NEAR_DUPLICATE` or more between the rows of `left` and all golds."""
-    # density: of the memory that is taken beforehand.
-    options = {"top_n": golds.shape[0], "threshold": 0.0, "density": 1e-3, "n_threads": threads}
-    found = sp_matmul_topn(left, index, **options).tocoo()
-    possible = found.data >= NEAR_DUPLICATE - lost[found.col] - 1e-9
-    rows, columns = found.row[possible], found.col[possible]
-    cosines = np.asarray(left[rows].multiply(golds[columns]).sum(axis=1)).ravel()
-    near = cosines >= NEAR_DUPLICATE
-    return csr_matrix((cosines[near], (rows[near], columns[near])), shape=(left.shape[0], golds.shape[0]))
+    found = []
+    for start in range(0, left.shape[0], NEAR_BLOCK):
+        rows = left[start : start + NEAR_BLOCK]
+        products = (rows @ index).tocoo()
+        possible = products.data >= NEAR_DUPLICATE - UNINDEXED - 1e-9
+        row, column = products.row[possible], products.col[possible]
+        cosines = np.asarray(rows[row].multiply(golds[column]).sum(axis=1)).ravel()
+        near = cosines >= NEAR_DUPLICATE
+        shape = (rows.shape[0], golds.shape[0])
+        found.append(csr_matrix((cosines[near], (row[near], column[near])), shape=shape))
+    return vstack(found, format="csr")
 
 
 def _best(left: csr_matrix, golds: csr_matrix, threads: int) -> csr_matrix:
@@ -104,11 +105,10 @@ def _best(left: csr_matrix, golds: csr_matrix, threads: int) -> csr_matrix:
 
 
 def _in_blocks(function, left: csr_matrix, workers: Workers, description: str, *shared) -> Iterator[csr_matrix]:
-    """`function` of `BLOCK` rows of `left` at a time: on a cluster in tasks, on this machine with `workers` threads."""
-    threads, processes = (workers, 1) if isinstance(workers, int) else (1, workers)
+    """`function(rows, *shared)` of `BLOCK` rows of `left` at a time, by this process or in tasks on a cluster."""
     blocks = (left[start : start + BLOCK] for start in range(0, left.shape[0], BLOCK))
     with (
-        started(processes, function, *shared, threads) as (submit, ahead),
+        started(1 if isinstance(workers, int) else workers, function, *shared) as (submit, ahead),
         progress(total=-(-left.shape[0] // BLOCK), desc=description, unit=f"x{BLOCK:,} holdings") as shown,
     ):
         for _, result in in_order(submit, blocks, ahead):
