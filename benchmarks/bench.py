@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 def missing(args: argparse.Namespace) -> list[str]:
     lines = [
         f"{title}; pip install -r benchmarks/requirements.txt"
-        for package, title in (("lm_eval", "lm-evaluation-harness"), ("trl", "TRL"))
+        for package, title in (("lm_eval", "lm-evaluation-harness"), ("trl", "TRL"), ("ray", "Ray"))
         if not importlib.util.find_spec(package)
     ]
     if not args.llama_perplexity or not args.gguf:
@@ -100,14 +100,16 @@ def benchmarks(args: argparse.Namespace, model: Path, run: Path, onnx: list[Path
         "candidate_costs": [*scored],
         "scorer_parity": [*exact, "--limit", 40],
         "lm_eval_parity": ["--model", model],
+        "scale": ["--onnx", *onnx],
         "full_size": ["--tokenizer", args.tokenizer],
     }
     for name, given in flags.items():
         given += ["--data", args.data]
         if not name.endswith("_parity"):
             given += ["--json", args.output / f"{name}.json"]
-    if not importlib.util.find_spec("lm_eval"):
-        del flags["lm_eval_parity"]
+    for name, needed in (("lm_eval_parity", "lm_eval"), ("scale", "ray")):
+        if not importlib.util.find_spec(needed):
+            del flags[name]
     if torch.cuda.is_available():
         for name in ("scoring_speed", "training_speed", "growth"):
             flags[name] += ["--precision", "bf16"]

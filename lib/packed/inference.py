@@ -22,7 +22,13 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 
 def start_accelerator(precision: str, tracker: str | None = None, folder: Path | None = None) -> Accelerator:
     """The device and the processes: GPUs where there are any, else the CPU (also under torchrun). tracker: the one of
-    accelerate's that will be logged with, its files in `folder`."""
+    accelerate's that will be logged with, its files in `folder`.
+
+    Raises InputError where they were launched to hold a part of the weights each.
+    """
+    for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(name) == "true":  # the reference is the model behind the wrapper, and so are checkpoints
+            raise InputError(f"{what} is not taken: every process holds the whole model; see --load-in-4bit")
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if precision == "bf16" else "no",

@@ -153,6 +153,7 @@ SCRIPTS = {
     "fidelity": [*RUN, *ONNX, "--reference", "model.onnx", "--limit", 4],
     "score_costs": [*RUN, *SMALL],
     "candidate_costs": [*RUN, *BOTH, *SMALL],
+    "scale": ["--onnx", "model.onnx", "--model", "model", "--questions", 12],
     "full_size": ["--questions", 20, 40, "--report", 20, "--cache", "full-size", "--tokenizer", "model"],
     "training_memory": ["--size", "0.05b", "--tokenizer", "model", "--precision", "fp32", "--cap-gb", 20],
 }
