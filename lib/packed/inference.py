@@ -1,5 +1,6 @@
 """Scoring many questions: batches of like length and bounded tokens, over every process, in the order given."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -256,6 +257,32 @@ if os.environ["RANK"] == "1":
     lib.packed.reference.CACHE_DIR = pathlib.Path("other-cache")
 train_sdpo.main()
 """
+
+
+@pytest.mark.slow
+def test_two_nodes_equal_one(tmp_path, model_folder, data_folder):
+    """As docs/scale.md has it, both nodes on this machine."""
+    flags = ["--epochs", 1, "--lora-dropout", 0]
+    one = [*flags, "--output", "one", "--batch-size", 4]
+    run_python(ROOT / "train_sdpo.py", *arguments(model_folder, data_folder, *one), cwd=tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint, str(ROOT / "train_sdpo.py")]
+    given = [*arguments(model_folder, data_folder, *flags, "--output", "two", "--batch-size", 2)]
+    nodes = [subprocess.Popen([*command, *map(str, given)], cwd=tmp_path) for _ in range(2)]
+    assert [node.wait(300) for node in nodes] == [0, 0]
+    assert read_run(tmp_path / "two")["num_processes"] == 2
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+def test_processes_that_hold_parts_of_the_weights_are_refused(monkeypatch, model_folder, data_folder, name):
+    """accelerate takes neither on a CPU, in silence: the flags of its launcher are looked at."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(InputError, match=f"{name} is not taken: every process holds the whole model"):
+        train_sdpo.main([*map(str, arguments(model_folder, data_folder, "--epochs", 1, "--output", "refused"))])
 
 
 def test_two_processes_equal_one_and_speak_as_one(tmp_path, model_folder, data_folder):
