@@ -26,6 +26,7 @@ SCRIPTS = ("train_sdpo.py", "eval_mc.py", "export.py", *sorted((ROOT / "tools").
 # torchrun's, cmake's, pip's, and lm-evaluation-harness's
 OTHERS_FLAGS = {"--nproc_per_node", "--install", "--prefix", "--no-deps", "--tasks", "--include_path", "--batch_size"}
 OTHERS_FLAGS |= {"--model_args", "--data-binary", "--logdir", "--local-dir"}  # and curl's, TensorBoard's, the hub's
+OTHERS_FLAGS |= {"--outtype", "--outfile", "--nnodes", "--rdzv_backend", "--rdzv_endpoint"}  # llama.cpp's, torchrun's
 # CONTRIBUTING's example of a loss to add, and the sizes of the benchmarks' models.
 OTHERS_VALUES = {("--loss", "ipo"), *(("--size", size) for size in ("0.01b", "0.5b", "7b"))}
 BUILT = {"cpp_scorer/score", "cpp_scorer/build", "cpp_scorer/build/library/libscore.so"}
