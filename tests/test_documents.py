@@ -17,7 +17,7 @@ from lib.questions.data import load_split
 
 # In the order in which a reader meets them: a page's commands may use what those of an earlier one made.
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/train.md", "docs/evaluate.md", "docs/deploy.md", "docs/serve.md")
-PAGES += ("docs/data.md", "docs/experiments.md", "docs/performance.md", "docs/features.md")
+PAGES += ("docs/data.md", "docs/scale.md", "docs/experiments.md", "docs/performance.md", "docs/features.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 ALL_TEXT = "\n".join(TEXTS.values())
 LONGEST = {"README.md": 150, "CONTRIBUTING.md": 40}  # lines

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.bulk.blocks import FORMS, Source, blocks, sources
-from lib.bulk.places import files_below
+from lib.bulk.places import files_below, tidy
 from lib.bulk.scoring import Job, begin, score_blocks
 from lib.checksums import sha256_of_file
 from lib.cli import HelpFormatter, positive_int
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             for rows, at_fault in score_blocks(todo, job, args.workers) if todo else ():
                 errors += at_fault
                 bar.update(rows)
+        tidy(output)
     print(f"{args.output}: {total:,} questions in {len(planned):,} blocks, {left:,} of them scored now")
     if errors:
         print(f'{errors:,} of these are records with "error"', file=sys.stderr)

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
-from lib.paths import atomic_file
+from lib.paths import INCOMPLETE, atomic_file
 
 
 def located(place: str) -> tuple[fs.FileSystem, str]:
@@ -26,6 +26,13 @@ def write_file(content: bytes, folder: str, name: str) -> None:
     system.create_dir(str(target.parent))
     with system.open_output_stream(str(target)) as file:  # an object appears when it is whole
         file.write(content)
+
+
+def tidy(folder: str) -> None:
+    """Remove what processes that were killed left half-written below `folder`; an object store keeps nothing of it."""
+    if "://" not in folder:
+        for left in Path(folder).rglob(f"*{INCOMPLETE}"):
+            left.unlink(missing_ok=True)
 
 
 def read_file(folder: str, name: str) -> bytes | None:

@@ -140,7 +140,7 @@ def test_a_cluster_that_loses_a_node_scores_every_question_once(three_nodes, fol
     lost = three_nodes.lose_one_when(lambda: len(list((output / "many.jsonl").glob("*.jsonl"))) >= 20)
     assert score_dataset.main([*map(str, flags)]) == 3
     assert not lost.is_alive()
-    times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}  # nothing half-written
     assert len(times) == 1 + 20_000 // 250 + 2
     for name in ("a.jsonl", "more/b.jsonl", "many.jsonl"):
         assert scored(output, name) == piped(onnx_model, place / name), name

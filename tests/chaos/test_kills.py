@@ -18,7 +18,7 @@ from lib.paths import INCOMPLETE
 pytest_plugins = ["disturbed"]
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("CHAOS_KILLS", 20))  # of each program
+KILLS = int(os.environ.get("CHAOS_KILLS", 8))  # of each program
 # What comes last of those that do not go on: once it stands, all does.
 LAST = {"evaluate": "out.jsonl", "export": "out/model.onnx", "mine": "out", "score": "out.jsonl"}
 TIDY = ("train", "pretrain", "sweep")  # go on in their own folder, and remove what a kill left there
