@@ -16,12 +16,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lib.errors import InputError, first_line, terminate
+from lib.paths import ROOT
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
 REQUIREMENT = "ray==2.60.0"
 Item = TypeVar("Item")
+RETRIES = 20  # of a task whose node or process was lost: one that always takes its process with it must end
 LOCAL = "local"  # the address of a cluster that is started here and ends with this process
 
 
@@ -39,8 +41,11 @@ def cluster(address: str) -> Iterator[None]:
     except ImportError:
         raise InputError(f"Ray is not installed; type `pip install {REQUIREMENT}`") from None
     try:
-        dashboard = {"include_dashboard": False} if address == LOCAL else {}
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **dashboard)
+        options = {"include_dashboard": False} if address == LOCAL else {}
+        # Of where a worker finds modules Ray sends it two folders alone, the script's and that of the command.
+        found = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": found}}
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"--ray {address}: no Ray cluster answers there ({first_line(error)})") from None
     signal.signal(signal.SIGTERM, terminate)  # Ray's own would leave nothing time to save
@@ -69,7 +74,9 @@ class Tasks:
 
     def __init__(self, num_cpus: float, num_gpus: float, at_once: int):
         """at_once: as many as the cluster has room for."""
-        self.num_cpus, self.num_gpus, self.at_once = num_cpus, num_gpus, at_once
+        self.at_once, self.num_threads = at_once, max(1, int(num_cpus))
+        self.options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": RETRIES}
+        self.known: dict[Callable, Callable] = {}  # a function to the task that Ray has made of it
         self.at_work: set[ObjectRef] = set()
 
     def share(self, value) -> "Shared":
@@ -83,8 +90,9 @@ class Tasks:
         """As of an executor; `function` stands at the top of a module. What it raises is raised by the future."""
         import ray
 
-        task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=-1)(function)
-        ref = task.remote(*arguments)
+        if function not in self.known:
+            self.known[function] = ray.remote(**self.options)(function)
+        ref = self.known[function].remote(*arguments)
         self.at_work.add(ref)
         result: Future = Future()
 
@@ -114,22 +122,24 @@ def tasks_on(address: str, jobs: int | None = None, gpus_per_task: float | None 
     """The `cluster` at `address` for tasks of which `jobs` share the CPUs of its smallest node (None: a CPU each), or
     as many as its GPUs suffice for."""
     with cluster(address):
-        nodes = _nodes()
+        nodes = [resources for resources in resources_of_nodes() if resources.get("GPU", 0) >= (gpus_per_task or 0)]
+        if not nodes:
+            raise InputError(f"--gpus-per-run {gpus_per_task:g}: no node of the cluster has as many GPUs")
         if gpus_per_task:
-            nodes = [node for node in nodes if node.get("GPU", 0) >= gpus_per_task]
-            if not nodes:
-                raise InputError(f"--gpus-per-run {gpus_per_task}: no node of the cluster has as many GPUs")
             jobs = max(int(node["GPU"] / gpus_per_task) for node in nodes)
-        cpus = [int(node.get("CPU", 0)) for node in nodes]
-        num_cpus = max(1, min(cpus) // jobs) if jobs else 1
-        yield Tasks(num_cpus, gpus_per_task or 0, max(1, sum(count // num_cpus for count in cpus)))
+        smallest = min(node["CPU"] for node in nodes)
+        num_cpus = smallest // jobs or smallest / jobs if jobs else 1
+        yield Tasks(num_cpus, gpus_per_task or 0, max(1, sum(int(node["CPU"] / num_cpus) for node in nodes)))
 
 
-def _nodes() -> list[dict[str, float]]:
-    """The resources of each node that lives."""
+def resources_of_nodes() -> list[dict[str, float]]:
+    """The resources of each node that lives and has a CPU to give. Raises InputError where there is none."""
     import ray
 
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not found:
+        raise InputError("no node of the Ray cluster has a CPU to give")
+    return found
 
 
 def in_order(submit: Callable[[Item], Future], items: Iterable[Item], ahead: int) -> Iterator[tuple[Item, Any]]:

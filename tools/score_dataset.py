@@ -6,22 +6,25 @@ python tools/score_dataset.py s3://bucket/questions --model /shared/model.onnx -
     --ray 10.0.0.1:6379 --form parquet
 
 Questions are .jsonl and .parquet files, in the forms that the scorer takes; predictions are a file a block, in order by
-name. Stopped or killed at any moment, the same command goes on: a block is there whole or not at all, and none is
-scored twice. The exit code is 3 where some rows are records with "error".
+name. Stopped or killed at any moment, the same command goes on: a block is there whole or not at all, and what is there
+is not scored again. The exit code is 3 where some rows that were scored now are records with "error".
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.bulk.blocks import FORMS, Source, blocks, sources
-from lib.bulk.places import files_below, tidy
+from lib.bulk.places import everywhere, files_below
 from lib.bulk.scoring import Job, begin, score_blocks
 from lib.checksums import sha256_of_file
 from lib.cli import HelpFormatter, positive_int
 from lib.cluster import LOCAL, in_order, tasks_on
-from lib.errors import run_script
+from lib.errors import InputError, run_script
+from lib.paths import INCOMPLETE, lock
 from lib.progress import progress
 
 SOME_ROWS_AT_FAULT = 3
@@ -47,11 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     model, reference = args.model.absolute(), args.reference and args.reference.absolute()
-    output = args.output if "://" in args.output else str(Path(args.output).absolute())
+    questions, output = map(everywhere, (args.questions, args.output))
     job = Job(model, reference, args.score, output, args.form, args.threads)
-    with tasks_on(args.ray) as tasks:
+    with alone_in(output), tasks_on(args.ray) as tasks:
         job.open().close()  # one line here, not a trace from each worker, where it cannot be used
-        found = sources(args.questions)
+        found = sources(questions)
         begin(output, settings(args, found))
         cut = in_order(lambda source: tasks.submit(blocks, source, args.block_rows), found, 2 * tasks.at_once)
         planned = [block for _, of_file in cut for block in of_file]
@@ -63,11 +66,34 @@ def main(argv: list[str] | None = None) -> int:
             for rows, at_fault in score_blocks(todo, job, args.workers) if todo else ():
                 errors += at_fault
                 bar.update(rows)
-        tidy(output)
     print(f"{args.output}: {total:,} questions in {len(planned):,} blocks, {left:,} of them scored now")
     if errors:
         print(f'{errors:,} of these are records with "error"', file=sys.stderr)
     return SOME_ROWS_AT_FAULT if errors else 0
+
+
+@contextmanager
+def alone_in(output: str) -> Iterator[None]:
+    """Until the block ends no other command writes below a folder on a disk; nothing half-written is left there."""
+    if "://" in output:
+        yield
+        return
+    Path(output).mkdir(parents=True, exist_ok=True)
+    held = lock(Path(output) / ".lock")
+    if held is None:
+        raise InputError(f"{output}: another command writes there; wait for its end, or choose another --output")
+    with closing(held):
+        try:
+            tidy(Path(output))
+            yield
+        finally:
+            tidy(Path(output))
+            (Path(output) / ".lock").unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    for left in folder.rglob(f"*{INCOMPLETE}"):  # by a process that was killed
+        left.unlink(missing_ok=True)
 
 
 def settings(args: argparse.Namespace, found: list[Source]) -> dict:

@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     sweep("--split", choices=SPLITS, nargs="+", default=list(SPLITS), help=evaluated)
     sweep("--score", choices=SCORES, default="sum", help="of eval_mc.py (the untuned model: sum for reward)")
     sweep("--output", type=Path, default=Path("runs/sweep"), help="folder of the sweep, to go on with where it exists")
-    jobs = "runs at a time on a machine; they share the CPU's cores, and on a GPU its memory"
+    jobs = "runs at a time (with --ray: on its smallest node); they share the CPU's cores, and on a GPU its memory"
     sweep("--jobs", type=positive_int, default=1, help=jobs)
 
     example = "e.g. --ray 10.0.0.1:6379 --gpus-per-run 1 --output /shared/sweep"
@@ -86,7 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    gpus = args.gpus_per_run
+    if gpus and (not args.ray or gpus > 1 and not gpus.is_integer()):
+        parser.error("--gpus-per-run takes a part of one GPU or a whole number of them, and goes with --ray")
     every = args.every_seed, args.every_seed_num_neg
     runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed, *every)
     settings = {name: getattr(args, name) for name in SHARED}

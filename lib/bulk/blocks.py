@@ -4,17 +4,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import chain
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from lib.bulk.places import files_below, located
+from lib.bulk.places import below, files_below, located
 from lib.errors import InputError
 
 FORMS = ("jsonl", "parquet")
 BLANK = b" \t\r\n"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
 PREDICTION = pa.schema(
     {
         "id": pa.string(),
@@ -84,7 +86,7 @@ def sources(place: str) -> list[Source]:
     found = {name: size for name, size in sorted(found.items()) if form_of(name) in FORMS}
     if not found:
         raise InputError(f"{place}: holds no questions; they are read from .jsonl and .parquet files")
-    return [Source(f"{place.rstrip('/')}/{name}", name, size) for name, size in found.items()]
+    return [Source(below(place, name), name, size) for name, size in found.items()]
 
 
 def blocks(source: Source, size: int) -> list[Block]:
@@ -114,7 +116,8 @@ def _of_lines(system: fs.FileSystem, path: str, source: Source, size: int) -> It
     first = rows = place = part = 0
     with system.open_input_stream(path) as file:
         for line in BufferedReader(file):
-            if line.strip(BLANK):
+            text = line.removeprefix(BYTE_ORDER_MARK) if not place else line
+            if _is_row(text):
                 if rows == size:
                     yield Block(source.place, source.name, first, rows, part)
                     first, rows, part = first + rows, 0, place
@@ -133,8 +136,17 @@ def read(block: Block) -> list[bytes]:
             present = ({name: value for name, value in row.items() if value is not None} for row in rows)
             return [json.dumps(row, ensure_ascii=False, default=str).encode() for row in present]
         file.seek(block.part)
-        lines = (line.rstrip(b"\n") for line in BufferedReader(file) if line.strip(BLANK))
-        return [line for line, _ in zip(lines, range(block.rows), strict=False)]
+        lines = (line.rstrip(b"\n") for line in BufferedReader(file))
+        first = next(lines, b"")
+        first = first.removeprefix(BYTE_ORDER_MARK) if not block.part else first
+        rows = [line for line, _ in zip(filter(_is_row, chain([first], lines)), range(block.rows), strict=False)]
+    if len(rows) != block.rows:
+        raise InputError(f"{block.source}: has changed since it was cut into blocks; choose another --output")
+    return rows
+
+
+def _is_row(line: bytes) -> bool:
+    return bool(line.strip(BLANK))
 
 
 def as_file(lines: Sequence[bytes], form: str) -> bytes:

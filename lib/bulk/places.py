@@ -1,11 +1,12 @@
 """Places where files lie: paths on this machine's disks, and addresses in object stores that pyarrow knows (s3://,
-gs://, hdfs://)."""
+gs://)."""
 
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from pyarrow import fs
 
-from lib.paths import INCOMPLETE, atomic_file
+from lib.paths import atomic_file
 
 
 def located(place: str) -> tuple[fs.FileSystem, str]:
@@ -13,6 +14,20 @@ def located(place: str) -> tuple[fs.FileSystem, str]:
     if "://" in place:
         return fs.FileSystem.from_uri(place)
     return fs.LocalFileSystem(), str(Path(place).absolute())
+
+
+def everywhere(place: str) -> str:
+    """A place as processes name it that run in other folders."""
+    place = place.removeprefix("file://")
+    return place if "://" in place else str(Path(place).absolute())
+
+
+def below(place: str, name: str) -> str:
+    """The place of the file `name` below another."""
+    if "://" not in place:
+        return str(Path(place) / name)
+    address, mark, query = place.partition("?")
+    return f"{address.rstrip('/')}/{quote(name)}{mark}{query}"
 
 
 def write_file(content: bytes, folder: str, name: str) -> None:
@@ -26,13 +41,6 @@ def write_file(content: bytes, folder: str, name: str) -> None:
     system.create_dir(str(target.parent))
     with system.open_output_stream(str(target)) as file:  # an object appears when it is whole
         file.write(content)
-
-
-def tidy(folder: str) -> None:
-    """Remove what processes that were killed left half-written below `folder`; an object store keeps nothing of it."""
-    if "://" not in folder:
-        for left in Path(folder).rglob(f"*{INCOMPLETE}"):
-            left.unlink(missing_ok=True)
 
 
 def read_file(folder: str, name: str) -> bytes | None:

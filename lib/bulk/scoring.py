@@ -10,7 +10,8 @@ from lib.bulk.blocks import Block, as_file, read
 from lib.bulk.libscore import Libscore
 from lib.bulk.places import read_file, write_file
 from lib.cli import flag
-from lib.errors import InputError
+from lib.cluster import RETRIES, resources_of_nodes
+from lib.errors import InputError, first_line
 
 RECORD = "scoring.json"
 
@@ -36,11 +37,14 @@ def begin(output: str, settings: dict) -> None:
     if saved is None:
         write_file((json.dumps(settings, indent=2) + "\n").encode(), output, RECORD)
         return
-    begun = json.loads(saved)
+    try:
+        begun = json.loads(saved)
+    except ValueError as error:
+        raise InputError(f"{output}/{RECORD}: broken ({error}); choose another --output") from None
     for name, value in settings.items():
         if begun.get(name) != value:
-            was, now = (f"{text:.60}" for text in map(str, (begun.get(name), value)))
-            raise InputError(f"{output}/{RECORD}: begun with {flag(name)} {was}, not {now}; choose another --output")
+            what = f"other {name}" if name == "questions" else f"{flag(name)} {begun.get(name)}, not {value}"
+            raise InputError(f"{output}/{RECORD}: begun with {what}; choose another --output")
 
 
 class BlockScorer:
@@ -71,18 +75,19 @@ def predictions(model: Libscore, rows: Sequence[bytes], first: int) -> list[byte
     named = []
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         by_number = b'{"id": "%d", ' % (number + 1)
-        if not has_id(row) and answer.startswith(by_number):
+        if answer.startswith(by_number) and own_id(row) != str(number + 1):
             answer = b'{"id": "%d", ' % (first + number) + answer.removeprefix(by_number)
         named.append(answer)
     return named
 
 
-def has_id(row: bytes) -> bool:
+def own_id(row: bytes) -> str | None:
     try:
         found = json.loads(row)
-    except ValueError:
-        return False
-    return isinstance(found, dict) and type(found.get("id")) in (str, int)  # not bool, which is an int too
+    except (ValueError, RecursionError):
+        return None
+    value = found.get("id") if isinstance(found, dict) else None
+    return str(value) if type(value) in (str, int) else None  # not bool, which is an int too
 
 
 def score_blocks(todo: Sequence[Block], job: Job, workers: int | None) -> Iterator[tuple[int, int]]:
@@ -91,16 +96,23 @@ def score_blocks(todo: Sequence[Block], job: Job, workers: int | None) -> Iterat
     workers: at once; None: as many as the cluster's CPUs suffice for. One that is lost, with its node or without, is
     replaced, and its block scored again.
     """
-    import ray
     import ray.data
+    from ray.exceptions import RayError
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    workers = min(workers or max(1, int(cpus // job.threads)), len(todo))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # a block may take long
+    room = sum(int(node["CPU"] // job.threads) for node in resources_of_nodes())
+    if not room:
+        raise InputError(f"--threads {job.threads}: no node of the cluster has as many CPUs")
+    workers = min(workers or room, len(todo))
     given = ray.data.from_items([{"block": asdict(block)} for block in todo], override_num_blocks=len(todo))
-    scored = given.map_batches(
-        BlockScorer, fn_constructor_args=[job], batch_size=1, concurrency=workers, num_cpus=job.threads
-    )
-    for row in scored.iter_rows():
-        yield int(row["rows"]), int(row["errors"])
+    options = {"num_cpus": job.threads, "max_restarts": RETRIES, "max_task_retries": RETRIES}
+    scored = given.map_batches(BlockScorer, fn_constructor_args=[job], batch_size=1, concurrency=workers, **options)
+    try:
+        for row in scored.iter_rows():
+            yield int(row["rows"]), int(row["errors"])
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise InputError(f"a worker failed ({first_line(cause)}); the same command goes on") from None

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, suppress
+from pathlib import Path
 
 from lib.errors import InputError
 from lib.experiments.grid import Run
@@ -37,7 +39,7 @@ class Scripts:
                 said = log.read_text(encoding="utf-8", errors="replace").splitlines()
                 raise InputError(f"{name}: {script} ended with {code} ({said[-1] if said else 'silently'}); see {log}")
 
-    def _run(self, command: list[str], name: str, log) -> int:
+    def _run(self, command: list[str], name: str, log: Path) -> int:
         with log.open("ab") as output:
             with self.guard:
                 if self.stopping:
@@ -54,8 +56,8 @@ class Scripts:
                 self.children.add(child)
             try:
                 return _code(child)
-            except KeyboardInterrupt:  # in a task of Ray's, which has no other way to hear of it
-                child.send_signal(signal.SIGINT)
+            except KeyboardInterrupt:  # in a task of Ray's, where SIGINT is blocked, for its children too
+                child.terminate()
                 child.wait()
                 raise
             finally:
@@ -80,6 +82,8 @@ def _code(child: subprocess.Popen) -> int:
 def make_on_node(layout: Layout, run: Run | None, num_threads: int) -> None:
     """`Scripts.make` as a task on a cluster: where the node of an earlier attempt was lost, once its scripts are."""
     path = layout.log(run.name if run else UNTUNED).with_suffix(".lock")
-    with closing(lock(path, waiting="the script of a lost node still works here; waiting for it")) as held:
+    while (held := lock(path)) is None:
+        time.sleep(1)  # not within a wait that Ray's interrupt cannot end
+    with closing(held):
         Scripts(num_threads, held.fileno(), die_with_us=bool(shutil.which("setpriv"))).make(layout, run)
         path.unlink(missing_ok=True)

@@ -70,8 +70,9 @@ class Sweep(Layout):
 
     def perform_on(self, tasks: Tasks, runs: Sequence[Run]) -> None:
         """The same on a cluster that sees the sweep's folder, each run a task; a lost node's runs go on elsewhere."""
-        layout, num_threads = Layout(self.folder.resolve(), self.settings, self.score, self.splits), int(tasks.num_cpus)
-        self._perform(runs, lambda run: tasks.submit(make_on_node, layout, run, num_threads), tasks.stop)
+        settings = {name: _everywhere(value) for name, value in self.settings.items()}
+        layout = Layout(self.folder.resolve(), settings, self.score, self.splits)
+        self._perform(runs, lambda run: tasks.submit(make_on_node, layout, run, tasks.num_threads), tasks.stop)
 
     def _perform(self, runs: Sequence[Run], submit: Callable[[Run | None], Future], stop: Callable[[], None]) -> None:
         todo = [run for run in runs if not self.is_done(run)]
@@ -92,3 +93,8 @@ class Sweep(Layout):
                 raise
         if failures:
             raise InputError(f"{len(failures)} of {len(runs)} runs failed; {failures[0]}")
+
+
+def _everywhere(value):
+    """A setting as it is meant in other folders too."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value

@@ -1,5 +1,5 @@
-"""How alike holdings are: cosines of TF-IDF vectors, by an index of words, in blocks, so that neither work nor memory
-grows with the square of their number.
+"""How alike holdings are: cosines of TF-IDF vectors, by an index of words that spares most pairs, in blocks, so that
+memory grows with their number and not with its square.
 
 Two holdings meet in the index by a word that stands in both and is not among the commonest. For near-duplicates that
 loses nothing: the common words of a holding, whose vector there is shorter than `UNINDEXED`, add less than that to a
@@ -34,7 +34,7 @@ NEAR_BLOCK = 100  # whose products with all, of a million holdings, are some 300
 class Likeness:
     """Of N holdings over V words. golds [V, N]: their vectors, a column each, without the words that are too common.
     queries [N, V]: what a holding's distractors should be like, the mean of its gold's and its passage's vectors.
-    near_duplicates [N, N]: the cosines of golds that are `NEAR_DUPLICATE` or more. workers: of the products; they
+    near_duplicates [N, N]: the cosines of golds that are `NEAR_DUPLICATE` or more. workers: of the rankings; they
     change no result."""
 
     golds: csr_matrix

@@ -50,18 +50,26 @@ def text_of(row: Mapping) -> str:
 
     Raises ValueError that names the field where there is none.
     """
+    if isinstance(row.get(TEXT), str):
+        return row[TEXT]
     if row.get(CASEBODY) is not None:
         return "\n".join(_string(opinion, TEXT, f"{CASEBODY}.opinions.{TEXT}") for opinion in _casebody(row[CASEBODY]))
     if PLAIN not in row and not any(name in row for name in MARKED_UP):
         return _string(row, TEXT, TEXT)
-    if plain := row.get(PLAIN):
+    if row.get(PLAIN):
         return _string(row, PLAIN, PLAIN)
-    for name in MARKED_UP:
-        if row.get(name):
-            from eyecite import clean_text  # half a second
+    marked_up = next((name for name in MARKED_UP if row.get(name)), None)
+    return _without_markup(_string(row, marked_up, marked_up), marked_up) if marked_up else ""
 
-            return clean_text(_string(row, name, name), ["html" if name.startswith("html") else "xml"])
-    return plain or ""
+
+def _without_markup(text: str, name: str) -> str:
+    from eyecite import clean_text  # half a second
+    from lxml.etree import LxmlError
+
+    try:
+        return clean_text(text, ["xml", "html"]) if text.strip() else ""  # the first takes out a declaration alone
+    except LxmlError as error:
+        raise ValueError(f"field {name!r}: markup that cannot be read ({first_line(error)})") from None
 
 
 def _string(row: Mapping, name: str, called: str) -> str:

@@ -35,16 +35,22 @@ HOSTILE = [
     b"{}",
     b"\xff\xfe",
     b'{"id": "2", "context": "c <HOLDING>", "endings": ["one", "two"], "label": 9}',
+    b'{"id": "", "context": "c <HOLDING>", "endings": ["one", "two"]}',
+    b'{"id": "half", "context": "\\ud800 <HOLDING>", "endings": ["one", "two"]}',
+    b'{"id": "nan", "context": "c <HOLDING>", "endings": ["one", "two"], "label": NaN}',
+    b'{"id": "deep", "context": ' + b"[" * 50 + b"]" * 50 + b', "endings": ["one", "two"]}',
+    b'{"id": 99999999999999999999999, "context": "c <HOLDING>", "endings": ["one", "two"]}',
 ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two files, one below the other: hostile rows among good ones, blank lines, and no line feed at the end."""
+    """Two files, one below the other: hostile rows among good ones, blank lines, a byte order mark, and no line feed at
+    the end."""
     place = tmp_path_factory.mktemp("questions")
     good = [json.dumps(row).encode() for row in rows(20, 3)]
-    lines = [line for pair in zip(good, [*HOSTILE, *[b" \t"] * 8], strict=True) for line in pair]
-    (place / "a.jsonl").write_bytes(b"\n".join(lines))
+    lines = [line for pair in zip(good, [*HOSTILE, *[b" \t"] * 3], strict=True) for line in pair]
+    (place / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
     write_jsonl(place / "more" / "b.jsonl", [{k: v for k, v in row.items() if k != "id"} for row in rows(7)])
     return place
 
@@ -111,11 +117,33 @@ def test_what_cannot_be_read_is_named(tmp_path):
         Job(tmp_path / "missing.onnx", None, "sum", str(tmp_path), "jsonl", 1).open()
 
 
+def test_a_file_that_has_changed_since_it_was_cut_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "q.jsonl", rows(5))
+    cut = blocks(sources(str(path))[0], 3)
+    write_jsonl(path, rows(4))
+    assert len(read(cut[0])) == 3
+    with pytest.raises(InputError, match="q.jsonl: has changed since it was cut into blocks"):
+        read(cut[1])
+
+
+def test_one_command_at_a_time_writes_below_a_folder(tmp_path, onnx_model, folder):
+    left = tmp_path / "out" / "a.jsonl" / ".x.jsonl.7.incomplete"
+    with score_dataset.alone_in(str(tmp_path / "out")):
+        left.parent.mkdir()
+        left.touch()
+        with pytest.raises(InputError, match="out: another command writes there; wait for its end"):
+            score_dataset.main([str(folder), "--model", str(onnx_model), "--output", str(tmp_path / "out")])
+        assert left.exists()
+    assert not left.exists()
+
+
 def test_a_folder_begun_with_something_else_is_refused(tmp_path):
     begin(str(tmp_path), {"score": "sum", "block_rows": 10})
     begin(str(tmp_path), {"score": "sum", "block_rows": 10})
     with pytest.raises(InputError, match="scoring.json: begun with --block-rows 10, not 20; choose another --output"):
         begin(str(tmp_path), {"score": "sum", "block_rows": 20})
+    with pytest.raises(InputError, match="scoring.json: begun with other questions; choose another --output"):
+        begin(str(tmp_path), {"questions": {"a.jsonl": 7}})
 
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch, folder, onnx_model, tmp_path):
@@ -152,14 +180,14 @@ def test_a_cluster_that_loses_a_node_scores_every_question_once(three_nodes, fol
 def test_stopped_and_killed_it_goes_on(onnx_model, scorer, tmp_path):
     write_jsonl(tmp_path / "q.jsonl", rows(3000))
     output, model = tmp_path / "out", ["--model", str(onnx_model)]
-    command = [sys.executable, ROOT / "tools" / "score_dataset.py", tmp_path / "q.jsonl", *model, "--output", output]
+    command = [sys.executable, ROOT / "tools" / "score_dataset.py", "q.jsonl", *model, "--output", "out"]
     for signum, code, blocks_done in ((signal.SIGINT, 130, 5), (signal.SIGKILL, -9, 15)):
-        child = subprocess.Popen([*command, "--block-rows", "50"])
+        child = subprocess.Popen([*command, "--block-rows", "50"], cwd=tmp_path)
         while len(list(output.rglob("*.jsonl"))) < blocks_done:
             assert child.poll() is None
             time.sleep(0.01)
         child.send_signal(signum)
         assert child.wait(60) == code
     assert 15 <= len(list(output.rglob("*.jsonl"))) < 60
-    subprocess.run([*command, "--block-rows", "50"], check=True)
+    subprocess.run([*command, "--block-rows", "50"], check=True, cwd=tmp_path)
     assert scored(output, "q.jsonl") == piped(onnx_model, tmp_path / "q.jsonl")

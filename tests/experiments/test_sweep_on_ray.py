@@ -22,8 +22,10 @@ GRID = ("--loss", "sdpo", "sft", "--num-neg", "2", "--seed", "0", "--epochs", "2
 
 
 @pytest.fixture
-def arguments(model_folder, data_folder):
-    return [*GRID, "--model", str(model_folder), "--data", str(data_folder), "--jobs", "2"]
+def arguments(model_folder, data_folder, tmp_path, monkeypatch):
+    """With paths from the folder that the command is given in."""
+    monkeypatch.chdir(tmp_path)
+    return [*GRID, "--model", os.path.relpath(model_folder), "--data", os.path.relpath(data_folder), "--jobs", "2"]
 
 
 def numbers(folder: Path) -> dict:
@@ -49,6 +51,7 @@ def test_a_lost_nodes_runs_start_again_elsewhere(three_nodes, arguments, tmp_pat
 
 @pytest.mark.slow
 def test_an_interrupt_leaves_whole_what_is_whole_and_the_command_goes_on(arguments, tmp_path):
+    arguments += ["--epochs", "40"]  # so that no run ends by itself meanwhile
     alone, folder = tmp_path / "alone", tmp_path / "ray"
     assert script.main([*arguments, "--output", str(alone)]) == 0
     command = [sys.executable, SWEEP, *arguments, "--output", folder, "--ray"]
@@ -59,15 +62,23 @@ def test_an_interrupt_leaves_whole_what_is_whole_and_the_command_goes_on(argumen
     child.send_signal(signal.SIGINT)
     assert child.wait(120) == 130
     assert "the same command goes on" in child.stderr.read()
-    for run in unfinished(folder):
+    begun = unfinished(folder)
+    assert begun
+    for run in begun:
         assert list(run.glob("checkpoints/*")), "the script had no time to save"
     subprocess.run(command, check=True)
     assert numbers(folder) == numbers(alone)
 
 
+@pytest.mark.parametrize("flags", [["--gpus-per-run", "1"], ["--ray", "--gpus-per-run", "1.5"]])
+def test_gpus_that_no_run_can_have_are_a_bad_flag(arguments, flags):
+    with pytest.raises(SystemExit, match="2"):
+        script.main([*arguments, *flags])
+
+
 @pytest.mark.slow
 def test_more_gpus_than_a_node_has_are_refused(arguments, tmp_path):
-    with pytest.raises(InputError, match="--gpus-per-run 1.0: no node of the cluster has as many GPUs"):
+    with pytest.raises(InputError, match="--gpus-per-run 1: no node of the cluster has as many GPUs"):
         script.main([*arguments, "--output", str(tmp_path / "out"), "--ray", "--gpus-per-run", "1"])
 
 
