@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from lib.bulk.places import below, files_below, located
+from lib.bulk.places import below, files_below, located, parent
 from lib.errors import InputError
 
 FORMS = ("jsonl", "parquet")
@@ -77,7 +77,7 @@ def sources(place: str) -> list[Source]:
         if there.type == fs.FileType.NotFound:
             raise InputError(f"{place}: no such file or folder")
         if there.type == fs.FileType.File:
-            place, name = place.rsplit("/", 1) if "/" in place else (".", place)
+            place, name = parent(place)
             found = {name: there.size}
         else:
             found = files_below(place)

@@ -2,7 +2,7 @@
 gs://)."""
 
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pyarrow import fs
 
@@ -28,6 +28,15 @@ def below(place: str, name: str) -> str:
         return str(Path(place) / name)
     address, mark, query = place.partition("?")
     return f"{address.rstrip('/')}/{quote(name)}{mark}{query}"
+
+
+def parent(place: str) -> tuple[str, str]:
+    """The folder of a file, and the file's name there, so that `below` of both is its place."""
+    if "://" not in place:
+        return str(Path(place).parent), Path(place).name
+    address, mark, query = place.partition("?")
+    folder, name = address.rsplit("/", 1)
+    return f"{folder}{mark}{query}", unquote(name)
 
 
 def write_file(content: bytes, folder: str, name: str) -> None:

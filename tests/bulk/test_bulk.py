@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from conftest import ROOT, SCORE, rows, write_jsonl
 
 from lib.bulk.blocks import as_file, blocks, read, sources
 from lib.bulk.libscore import Libscore
+from lib.bulk.places import files_below, located, read_file, write_file
 from lib.bulk.scoring import Job, begin, predictions
 from lib.errors import InputError
 
@@ -156,6 +158,38 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch, folder, onnx_mod
 def scored(output: Path, name: str) -> bytes:
     """The predictions of a file's blocks, put together."""
     return b"".join(path.read_bytes() for path in sorted((output / name).glob("*.jsonl")))
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> Iterator[Callable[[str], str]]:
+    """A path in an object store to its address: S3 as moto, another program, serves it."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed (tests/requirements.txt)")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anyone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+    options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    system, path = located(f"s3://bucket?{options}")
+    system.create_dir(path)
+    yield lambda path: f"s3://bucket/{path}?{options}"
+    server.stop()
+
+
+@pytest.mark.slow
+def test_an_object_store_is_read_and_written(bucket, folder, onnx_model, scorer):
+    write_file((folder / "a.jsonl").read_bytes(), bucket("questions"), "more/my file #1.jsonl")
+    [alone] = sources(bucket("questions/more/my%20file%20%231.jsonl"))
+    [found] = sources(bucket("questions"))
+    assert alone.place == found.place and found.name == "more/my file #1.jsonl"
+    flags = [bucket("questions"), "--model", str(onnx_model), "--output", bucket("out"), "--block-rows", "7"]
+    assert score_dataset.main([*flags, "--workers", "1"]) == 3
+    written = files_below(bucket("out"))
+    names = sorted(name for name in written if name != "scoring.json")
+    assert b"".join(read_file(bucket("out"), name) for name in names) == piped(onnx_model, folder / "a.jsonl")
+    assert score_dataset.main([*flags, "--workers", "1"]) == 0 and files_below(bucket("out")) == written
+    with pytest.raises(InputError, match="no such file or folder"):
+        sources(bucket("nowhere"))
 
 
 @pytest.mark.slow
