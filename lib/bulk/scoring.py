@@ -109,7 +109,8 @@ def score_blocks(todo: Sequence[Block], job: Job, workers: int | None) -> Iterat
     workers = min(workers or room, len(todo))
     given = ray.data.from_items([{"block": asdict(block)} for block in todo], override_num_blocks=len(todo))
     options = {"num_cpus": job.threads, "max_restarts": RETRIES, "max_task_retries": RETRIES}
-    scored = given.map_batches(BlockScorer, fn_constructor_args=[job], batch_size=1, concurrency=workers, **options)
+    pool = ray.data.ActorPoolStrategy(size=workers)
+    scored = given.map_batches(BlockScorer, fn_constructor_args=[job], batch_size=1, compute=pool, **options)
     try:
         for row in scored.iter_rows():
             yield int(row["rows"]), int(row["errors"])
