@@ -5,7 +5,9 @@
 
 #include <bitset>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <random>
@@ -16,6 +18,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 const std::vector<std::string>& fuzz_seeds();
 
 #ifndef LIBFUZZER
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 namespace fuzz {
 
@@ -50,7 +56,27 @@ inline void mutate(std::string& text, const std::vector<std::string>& corpus, Ra
   }
 }
 
+inline std::string current;
+
+/// Tells the input of a finding: its seed alone does not bring it back, since what is kept depends on where the program
+/// was loaded.
+inline void show_input() {
+  std::fputs("the input, in hexadecimal: ", stderr);
+  for (const char byte : current) std::fprintf(stderr, "%02x", static_cast<unsigned char>(byte));
+  std::fputs("\n", stderr);
+}
+
+inline void on_signal(int number) {
+  show_input();
+  std::signal(number, SIG_DFL);
+  std::raise(number);
+}
+
 inline int run(int argc, char** argv) {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_set_death_callback(show_input);
+#endif
+  for (const int number : {SIGILL, SIGABRT}) std::signal(number, on_signal);  // of __builtin_trap, and of a throw
   const double seconds = argc > 1 ? std::atof(argv[1]) : 1;
   Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0);
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
@@ -60,6 +86,7 @@ inline int run(int argc, char** argv) {
     std::string text = corpus[below(random, corpus.size())];
     for (size_t changes = below(random, 8); changes > 0; --changes) mutate(text, corpus, random);
     reached_more = false;
+    current = text;
     LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(text.data()), text.size());
     if (reached_more) corpus.push_back(std::move(text));
   }
