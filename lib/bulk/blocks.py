@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
-from itertools import chain
+from itertools import chain, islice
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -128,18 +128,22 @@ def _of_lines(system: fs.FileSystem, path: str, source: Source, size: int) -> It
 
 
 def read(block: Block) -> list[bytes]:
-    """The rows of a block as JSON, a line each. A column of parquet that is null is one that the row lacks."""
+    """The rows of a block as JSON, a line each. A column of parquet that is null is one that the row lacks.
+
+    Raises InputError where the file holds fewer of them than when it was cut.
+    """
     system, path = located(block.source)
     with system.open_input_file(path) as file:
         if form_of(path) == "parquet":
-            rows = pq.ParquetFile(file).read_row_group(block.part).slice(block.skip, block.rows).to_pylist()
-            present = ({name: value for name, value in row.items() if value is not None} for row in rows)
-            return [json.dumps(row, ensure_ascii=False, default=str).encode() for row in present]
-        file.seek(block.part)
-        lines = (line.rstrip(b"\n") for line in BufferedReader(file))
-        first = next(lines, b"")
-        first = first.removeprefix(BYTE_ORDER_MARK) if not block.part else first
-        rows = [line for line, _ in zip(filter(_is_row, chain([first], lines)), range(block.rows), strict=False)]
+            found = pq.ParquetFile(file).read_row_group(block.part).slice(block.skip, block.rows).to_pylist()
+            present = ({name: value for name, value in row.items() if value is not None} for row in found)
+            rows = [json.dumps(row, ensure_ascii=False, default=str).encode() for row in present]
+        else:
+            file.seek(block.part)
+            lines = (line.rstrip(b"\n") for line in BufferedReader(file))
+            first = next(lines, b"")
+            first = first.removeprefix(BYTE_ORDER_MARK) if not block.part else first
+            rows = list(islice(filter(_is_row, chain([first], lines)), block.rows))
     if len(rows) != block.rows:
         raise InputError(f"{block.source}: has changed since it was cut into blocks; choose another --output")
     return rows
