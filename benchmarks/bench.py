@@ -51,13 +51,17 @@ def missing(args: argparse.Namespace) -> list[str]:
     lines = [
         f"{title}; pip install -r benchmarks/requirements.txt"
         for package, title in (("lm_eval", "lm-evaluation-harness"), ("trl", "TRL"), ("ray", "Ray"))
-        if not importlib.util.find_spec(package)
+        if not installed(package)
     ]
     if not args.llama_perplexity or not args.gguf:
         lines.append("llama.cpp; build its llama-perplexity, convert the model, name both (--llama-perplexity, --gguf)")
     if not torch.cuda.is_available():
         lines.append("a GPU; its tables are left out")
     return lines
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def prepare(args: argparse.Namespace) -> tuple[Path, Path, list[Path]]:
@@ -108,7 +112,7 @@ def benchmarks(args: argparse.Namespace, model: Path, run: Path, onnx: list[Path
         if not name.endswith("_parity"):
             given += ["--json", args.output / f"{name}.json"]
     for name, needed in (("lm_eval_parity", "lm_eval"), ("scale", "ray")):
-        if not importlib.util.find_spec(needed):
+        if not installed(needed):
             del flags[name]
     if torch.cuda.is_available():
         for name in ("scoring_speed", "training_speed", "growth"):

@@ -232,6 +232,7 @@ def test_a_step_of_the_gpus_that_fails_is_named_and_the_others_go_on(monkeypatch
 def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     """With every table there, nothing is measured again; with one gone, that one alone, by its documented command."""
     monkeypatch.setattr(bench, "prepare", lambda args: (tmp_path, tmp_path, [tmp_path / "fp32", tmp_path / "int8"]))
+    monkeypatch.setattr(bench, "installed", lambda package: package != "trl")
     started = []
 
     def run(command, **_):
@@ -240,7 +241,9 @@ def test_bench_says_what_is_missing_and_repeats_nothing(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(bench.subprocess, "run", run)
     assert bench.main(["--output", str(tmp_path)]) == 0
-    assert "missing: llama.cpp" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "missing: llama.cpp" in printed and "missing: TRL" in printed
+    assert "missing: Ray" not in printed
     written = {path.stem for path in tmp_path.glob("*.md")}
     assert len(started) == len(written) >= 7
     assert set(SCRIPTS) - {"training_memory"} <= written
