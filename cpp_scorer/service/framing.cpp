@@ -9,7 +9,7 @@ namespace {
 
 constexpr size_t kLongestHead = 16 * 1024, kLongestTarget = 2048, kLongestChunkLine = 256;  // bytes
 constexpr size_t kMostHeaders = 100;
-constexpr std::string_view kLineEnd = "\r\n";
+constexpr std::string_view kLineEnd = "\r\n", kHeadEnd = "\r\n\r\n";
 
 bool is_token_byte(char byte) {
   constexpr std::string_view marks = "!#$%&'*+-.^_`|~";
@@ -45,14 +45,18 @@ RequestFraming::State RequestFraming::fail(int status, std::string error) {
   return State::kBad;
 }
 
+bool RequestFraming::is_longer(size_t most, std::string_view bytes, size_t end, std::string_view mark) const {
+  return end != bytes.npos ? end - at_ > most : bytes.size() - at_ > most + mark.size() - 1;
+}
+
 RequestFraming::State RequestFraming::see(std::string_view bytes) {
   if (part_ == Part::kEnd) return status_ != 0 ? State::kBad : State::kWhole;
   if (part_ == Part::kHead) {
     // Empty lines before a request are passed over, as the standard has it; their number is bounded by the head's.
-    while (at_ == searched_ && bytes.substr(at_, 2) == kLineEnd && at_ < kLongestHead) searched_ = at_ += 2;
-    const size_t end = bytes.find("\r\n\r\n", searched_ >= at_ + 3 ? searched_ - 3 : at_);
+    while (at_ < kLongestHead && bytes.substr(at_, kLineEnd.size()) == kLineEnd) at_ += kLineEnd.size();
+    const size_t end = bytes.find(kHeadEnd, searched_ >= at_ + 3 ? searched_ - 3 : at_);
     searched_ = bytes.size();
-    if (std::min(end, bytes.size()) - at_ > kLongestHead) return fail(431, "the headers have more than 16384 bytes");
+    if (is_longer(kLongestHead, bytes, end, kHeadEnd)) return fail(431, "the headers have more than 16384 bytes");
     if (end == bytes.npos) return State::kMore;
     const std::string_view head = bytes.substr(at_, end + 2 - at_);
     at_ = end + 4;
@@ -141,21 +145,24 @@ RequestFraming::State RequestFraming::read_chunks(std::string_view bytes) {
       if (missing_ > 0) return State::kMore;
       part_ = Part::kChunkEnd;
     }
-    const size_t end = bytes.find(kLineEnd, at_);
-    const size_t size = std::min(end, bytes.size()) - at_;
-    if (size > kLongestChunkLine) return fail(400, "a chunk's line has more than 256 bytes");
-    if (part_ == Part::kChunkEnd && size > 0 && bytes[at_] != '\r') return fail(400, "a chunk is longer than it says");
-    if (end == bytes.npos) return State::kMore;
-    const std::string_view line = bytes.substr(at_, size);
-    at_ = end + kLineEnd.size();
     if (part_ == Part::kChunkEnd) {
+      const std::string_view next = bytes.substr(at_, kLineEnd.size());
+      if (next != kLineEnd.substr(0, next.size())) return fail(400, "a chunk is longer than it says");
+      if (next.size() < kLineEnd.size()) return State::kMore;
+      at_ += kLineEnd.size();
       part_ = Part::kChunkSize;
-    } else if (part_ == Part::kChunkSize) {
+    }
+    const size_t end = bytes.find(kLineEnd, at_);
+    if (is_longer(kLongestChunkLine, bytes, end, kLineEnd)) return fail(400, "a chunk's line has more than 256 bytes");
+    if (end == bytes.npos) return State::kMore;
+    const std::string_view line = bytes.substr(at_, end - at_);
+    at_ = end + kLineEnd.size();
+    if (part_ == Part::kChunkSize) {
       if (read_chunk_size(line) == State::kBad) return State::kBad;
     } else if (line.empty()) {  // trailers are passed over
       part_ = Part::kEnd;
       return State::kWhole;
-    } else if ((trailer_bytes_ += size) > kLongestHead) {
+    } else if ((trailer_bytes_ += line.size()) > kLongestHead) {
       return fail(431, "the trailers have more than 16384 bytes");
     }
   }

@@ -44,12 +44,15 @@ class RequestFraming {
   State read_header(std::string_view line);
   State read_chunks(std::string_view bytes);
   State read_chunk_size(std::string_view line);
+  /// Whether more than `most` bytes stand before `end`, where `mark` begins; npos: it may have begun with the last bytes.
+  bool is_longer(size_t most, std::string_view bytes, size_t end, std::string_view mark) const;
   State fail(int status, std::string error);
 
   size_t most_body_;
   Part part_ = Part::kHead;
-  size_t at_ = 0, searched_ = 0;  // up to where the bytes are read, and hold no end of what is read now
-  size_t missing_ = 0;            // of a body or chunk
+  size_t at_ = 0;        // up to where the bytes are read
+  size_t searched_ = 0;  // up to where no head ends
+  size_t missing_ = 0;   // of a body or chunk
   std::string method_, target_, authorization_, body_;
   bool has_length_ = false, chunked_ = false, closes_ = false, expects_ = false;
   size_t trailer_bytes_ = 0;

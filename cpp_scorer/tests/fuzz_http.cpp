@@ -113,6 +113,8 @@ const std::vector<std::string>& fuzz_seeds() {
       "\x05GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\n\r\nHEAD / HTTP/1.0\r\n\r\n",
       "\x30POST /v1/score HTTP/1.1\r\nContent-Length: 25\r\nExpect: 100-continue\r\n\r\n{\"id\": 1}\n{\"id\": \"b\"}\n\n {}",
       "\x11POST /v1/score HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\n{\"id\"\r\n4\r\n: 1}\r\n0\r\nX: y\r\n\r\n",
+      "\x05POST /v1/score HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;" +
+          std::string(254, 'a') + "\r\n{}\n\r\n0\r\n\r\n",  // the longest line of a chunk
       "\x7fPOST /v1/completions HTTP/1.1\r\nContent-Length: 77\r\nConnection: close\r\n\r\n"
       R"({"prompt": [[1, 2, 3], [1, 2, 4, 5]], "echo": true, "logprobs": 1, "n": 1}  )",
       "\x7fPOST /v1/completions?x=%41 HTTP/1.1\r\nContent-Length: 58\r\n\r\n"
