@@ -12,21 +12,17 @@ epoch by tools/sweep.py --jobs 2, without and with --ray. Memory is the most tha
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
-
-import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
-from lib.errors import InputError, run_script
+from lib.errors import run_script
 from lib.paths import ROOT
 from lib.questions.readers import find_split, read_rows
 from tables import machine, print_table, write_json
+from timing import measured
 
 BLOCK_ROWS = 8
 
@@ -97,30 +93,6 @@ def sweeping(args: argparse.Namespace) -> list[dict]:
     rows = [[one["side"], f"{one['seconds']:.0f}", f"{one['memory_mb']:.0f}"] for one in sides]
     print_table(("a sweep of two runs", "seconds", "memory, MB"), rows)
     return sides
-
-
-def measured(command: Sequence) -> tuple[float, float]:
-    """Seconds and peak megabytes of a command with all that it starts. Raises InputError where it fails."""
-    began, peak = time.monotonic(), 0.0
-    with tempfile.TemporaryFile("w+") as said:
-        child = subprocess.Popen([*map(str, command)], stdout=said, stderr=said)
-        while child.poll() is None:
-            peak = max(peak, megabytes(psutil.Process(child.pid)))
-            time.sleep(0.5)
-        if child.returncode:
-            said.seek(0)
-            raise InputError(f"{Path(command[0]).name} ended with {child.returncode}: {said.read()[-500:]}")
-    return time.monotonic() - began, peak
-
-
-def megabytes(process: psutil.Process) -> float:
-    total = 0
-    for one in (process, *process.children(recursive=True)):
-        try:
-            total += one.memory_full_info().pss
-        except psutil.Error:  # it has ended meanwhile
-            continue
-    return total / 1e6
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
+from conftest import ROOT, opinions, rows, run_python, tiny_model, write_jsonl
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
@@ -167,6 +167,16 @@ def test_every_script_prints_a_table_and_writes_its_figures(prepared, scorer, na
     printed = run_python(ROOT / "benchmarks" / f"{name}.py", *flags, cwd=prepared).stdout
     assert "|---|" in printed
     assert "threads" in json.loads(figures.read_text())["machine"]
+
+
+@pytest.mark.slow
+def test_the_miners_costs_and_growth_are_measured(tmp_path):
+    write_jsonl(tmp_path / "opinions.jsonl", opinions(60))
+    flags = ["--opinions", tmp_path / "opinions.jsonl", "--holdings", 20, 40, "--json", tmp_path / "mining.json"]
+    printed = run_python(ROOT / "benchmarks" / "mining.py", *flags, cwd=tmp_path).stdout
+    assert printed.count("\n|---|") == 3
+    figures = json.loads((tmp_path / "mining.json").read_text())
+    assert [row["holdings"] for row in figures["distractors"]] == [20, 40]
 
 
 @pytest.mark.slow
