@@ -1,4 +1,7 @@
-"""Run every benchmark of this folder on what is installed, and say what is missing: `make bench`.
+"""Run the benchmarks of this folder on what is installed, and say what is missing: `make bench`.
+
+Those of mining, of the service and of a GPU (mining.py, service_load.py, service_rivals.py, gpu.py) are commands of
+their own.
 
     python benchmarks/bench.py --data ../shared/casehold --tokenizer ../shared/qwen2_tokenizer --output runs/bench
 
@@ -120,6 +123,8 @@ def benchmarks(args: argparse.Namespace, model: Path, run: Path, onnx: list[Path
         memory = ["--data", args.data, "--tokenizer", args.tokenizer]
         flags["training_memory"] = [*memory, "--size", args.size, "--cap-gb", 4]
         flags["training_memory_7b"] = [*memory, "--size", "7b", "--cap-gb", 24, "--grad-checkpointing"]
+        for name in ("training_memory", "training_memory_7b"):
+            flags[name] += ["--json", args.output / f"{name}.json"]
     return flags
 
 

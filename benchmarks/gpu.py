@@ -39,7 +39,6 @@ from lib.questions.prompt_config import default_contract
 from make_random_model import SIZES
 from tables import machine
 
-HERE = Path(__file__).resolve().parent
 CURVE_TOLERANCE = 0.02  # of a loss, between two devices in fp32, whose products round differently
 
 
@@ -72,7 +71,8 @@ class Steps:
             child.communicate()
             raise InputError(f"{script} was ended with --minutes") from None
         if child.returncode not in (0, 128 + signal.SIGINT if stop_after else 0):
-            raise InputError(f"{script} ended with {child.returncode}: {printed.strip().splitlines()[-1]}")
+            last = (printed.strip().splitlines() or ["silently"])[-1]
+            raise InputError(f"{script} ended with {child.returncode}: {last}")
         return printed
 
     def make_model(self) -> dict:
@@ -168,9 +168,13 @@ class Steps:
         figures = {}
         for device in ("cpu", "cuda"):
             command = [ROOT / "cpp_scorer" / "score", "--model", graph, "--input", questions, "--device", device]
-            began = time.perf_counter()
-            ended = subprocess.run(command, capture_output=True, text=True)
-            seconds = time.perf_counter() - began
+            began = time.monotonic()
+            try:
+                left = max(1, self.end - began)
+                ended = subprocess.run(command, capture_output=True, text=True, timeout=left)
+            except subprocess.TimeoutExpired:
+                raise InputError(f"cpp_scorer/score --device {device} was ended with --minutes") from None
+            seconds = time.monotonic() - began
             last = (ended.stderr.strip().splitlines() or [""])[-1]
             figures[device] = last if ended.returncode else {"seconds": seconds, "questions": len(rows)}
         return figures
@@ -179,7 +183,6 @@ class Steps:
         figures = self.folder / f"{name}.json"
         printed = self.python(f"benchmarks/{name}.py", *flags, "--data", self.args.data, "--json", figures)
         return json.loads(figures.read_text()) | {"printed": printed[printed.find("\n|") :].strip()}
-
 
     def by_name(self) -> dict[str, Callable[[], dict]]:
         small, large, less = self.args.size, self.args.large, "--grad-checkpointing"

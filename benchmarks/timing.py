@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -34,8 +35,10 @@ def measured(command: Sequence) -> tuple[float, float]:
     with tempfile.TemporaryFile("w+") as said:
         child = subprocess.Popen([*map(str, command)], stdout=said, stderr=said)
         while child.poll() is None:
-            peak = max(peak, megabytes(psutil.Process(child.pid)))
-            time.sleep(0.5)
+            with suppress(psutil.NoSuchProcess):  # it ended just now
+                peak = max(peak, megabytes(psutil.Process(child.pid)))
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=0.5)
         if child.returncode:
             said.seek(0)
             raise InputError(f"{Path(command[0]).name} ended with {child.returncode}: {said.read()[-500:]}")

@@ -1,15 +1,17 @@
 #include "score_text.h"
 
+#include "json_text.h"
+
 namespace {
 
 constexpr std::string_view kBlank = " \t\r\n";
 
-/// Whether the text is one object over several lines: its first line opens it, and does not close it.
+/// Whether the text is one object over several lines. JSON lines of which the first is cut short are none.
 bool is_one_object(std::string_view text) {
   const size_t begin = text.find_first_not_of(kBlank);
   if (begin == text.npos || text[begin] != '{') return false;
   const std::string_view line = text.substr(begin, text.find('\n', begin) - begin);
-  return line[line.find_last_not_of(kBlank)] != '}';
+  return line[line.find_last_not_of(kBlank)] != '}' && Json::accept(text.begin(), text.end());
 }
 
 }  // namespace

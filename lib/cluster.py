@@ -34,7 +34,6 @@ def cluster(address: str) -> Iterator[None]:
     Raises InputError where Ray is not installed, or nothing answers at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters reaches us as an exception
     try:
         import ray
@@ -99,7 +98,7 @@ class Tasks:
         def done(finished: Future) -> None:
             self.at_work.discard(ref)
             if error := finished.exception():
-                result.set_exception(getattr(error, "cause", None) or error)
+                result.set_exception(_cause(error))
             else:
                 result.set_result(finished.result())
 
@@ -115,6 +114,16 @@ class Tasks:
             ray.cancel(ref)
         if refs:
             ray.wait(refs, num_returns=len(refs))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a task raised, or in one line why Ray gave it up."""
+    from ray.exceptions import RayError, TaskCancelledError
+
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, RayError) and not isinstance(cause, TaskCancelledError):
+        return InputError(f"Ray gave a task up: {first_line(cause)}")
+    return cause
 
 
 @contextmanager

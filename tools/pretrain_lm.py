@@ -50,7 +50,7 @@ MIN_VOCAB = 300
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     text = parser.add_argument_group("text", "e.g. --text opinions/ --questions mined/ --exclude test.jsonl")
-    read = "files (.jsonl with text, .txt; also .xz, .gz) and folders"
+    read = "files (.jsonl and .parquet with text, .txt; .jsonl and .txt also as .xz, .gz) and folders"
     text.add_argument("--text", type=Path, nargs="+", default=[], help=read)
     text.add_argument(
         "--questions",

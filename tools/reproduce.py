@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib.begun import begin
 from lib.cli import HelpFormatter, positive_float
 from lib.errors import InputError, run_script
 from lib.evaluation.predictions import by_score, predictions_file
@@ -125,6 +126,8 @@ class Reproduction:
         self.casehold, self.mined = self.output / "casehold", self.output / "mined"
         self.opinions = [path.resolve() for path in args.opinions]
         self.output.mkdir(parents=True, exist_ok=True)
+        begun = {"size": args.size, "base": args.base, "casehold": str(self.given)}
+        begin(self.output / "reproduce.json", begun | {"opinions": [str(path) for path in self.opinions]})
         self.model = self.output / "model" if self.size["pretrain"] else args.base
 
     def script(self, name: str, *flags) -> None:

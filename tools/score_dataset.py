@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     model, reference = args.model.absolute(), args.reference and args.reference.absolute()
     questions, output = map(everywhere, (args.questions, args.output))
+    if f"{output}/".startswith(f"{questions.rstrip('/')}/"):
+        raise InputError(f"{args.output}: lies in the folder of the questions; choose another --output")
     job = Job(model, reference, args.score, output, args.form, args.threads)
     with alone_in(output), tasks_on(args.ray) as tasks:
         job.open().close()  # one line here, not a trace from each worker, where it cannot be used

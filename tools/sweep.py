@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 def write_contract(args: argparse.Namespace) -> None:
     """The prompt contract of the runs, for the untuned model, which has none of its own."""
     if args.template or args.max_length:
-        data = load_split(args.data, "validation", limit=1, candidates_file=args.candidates)
+        data = load_split(args.data, args.split[0], limit=1, candidates_file=args.candidates)
         template, length = args.template or data.default_template, args.max_length or MAX_LENGTH
         default_contract(template, load_tokenizer(resolve(args.model)), max_length=length).save(args.output)
 

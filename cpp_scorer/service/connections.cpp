@@ -173,7 +173,8 @@ void Connections::read_request(Place place) {
     if (connection.framing.take_expectation()) send(connection.socket.get(), go_on.data(), go_on.size(), MSG_NOSIGNAL);
     return;
   }
-  Request request{place->first, std::string(connection.framing.method()), connection.framing.request(),
+  Request request{place->first, std::string(connection.framing.method()),
+                  std::string(connection.framing.authorization()), connection.framing.request(),
                   connection.framing.closes(), now_};
   const size_t size = connection.framing.size();
   connection.framing = RequestFraming(settings_.most_body);

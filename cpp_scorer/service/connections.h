@@ -24,8 +24,8 @@ class Connections {
 
   struct Request {
     Id connection;
-    std::string method, text;  // the text is RequestFraming's
-    bool closes;               // whether the connection ends with it
+    std::string method, authorization, text;  // the text is RequestFraming's
+    bool closes;  // whether the connection ends with it
     Clock::time_point arrived;
   };
 

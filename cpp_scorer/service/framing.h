@@ -28,6 +28,7 @@ class RequestFraming {
   /// something here.
   std::string request() const;
   std::string_view method() const { return method_; }
+  std::string_view authorization() const { return authorization_; }
   /// Whether the connection ends with this request.
   bool closes() const { return closes_; }
 

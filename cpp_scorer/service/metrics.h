@@ -30,7 +30,8 @@ class Metrics {
     double sum = 0;
   };
 
-  static constexpr std::array<double, 12> kSeconds{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10};
+  static constexpr std::array<double, 15> kSeconds{0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                                                   1,      2.5,   5,    10,    30,   60,  120};
   static constexpr std::array<double, 7> kRows{1, 2, 4, 8, 16, 32, 64};
 
   mutable std::mutex busy_;

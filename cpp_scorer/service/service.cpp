@@ -119,7 +119,9 @@ void Service::load() {
 }
 
 void Service::take(Connections::Request request) {
-  TaskPool& pool = request.method == "POST" ? *scoring_ : *others_;
+  // Whoever has no token does not wait, and takes no place, among those who are scored.
+  const bool is_scored = request.method == "POST" && (!token_.is_set() || token_.admits(request.authorization));
+  TaskPool& pool = is_scored ? *scoring_ : *others_;
   const auto shared = std::make_shared<const Connections::Request>(std::move(request));
   if (pool.put([this, shared] { answer(*shared); })) return;
   const bool closes = shared->closes;

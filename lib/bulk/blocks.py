@@ -128,16 +128,15 @@ def _of_lines(system: fs.FileSystem, path: str, source: Source, size: int) -> It
 
 
 def read(block: Block) -> list[bytes]:
-    """The rows of a block as JSON, a line each. A column of parquet that is null is one that the row lacks.
+    """The rows of a block as JSON, a line each. A column of parquet that is null or NaN is one that the row lacks.
 
     Raises InputError where the file holds fewer of them than when it was cut.
     """
     system, path = located(block.source)
     with system.open_input_file(path) as file:
         if form_of(path) == "parquet":
-            found = pq.ParquetFile(file).read_row_group(block.part).slice(block.skip, block.rows).to_pylist()
-            present = ({name: value for name, value in row.items() if value is not None} for row in found)
-            rows = [json.dumps(row, ensure_ascii=False, default=str).encode() for row in present]
+            found = map(_present, _of_group(pq.ParquetFile(file), block))
+            rows = [json.dumps(row, ensure_ascii=False, default=str).encode() for row in found]
         else:
             file.seek(block.part)
             lines = (line.rstrip(b"\n") for line in BufferedReader(file))
@@ -147,6 +146,22 @@ def read(block: Block) -> list[bytes]:
     if len(rows) != block.rows:
         raise InputError(f"{block.source}: has changed since it was cut into blocks; choose another --output")
     return rows
+
+
+def _of_group(file: pq.ParquetFile, block: Block) -> Iterator[dict]:
+    """Batch by batch: a row group may be all of a file."""
+    skip, missing = block.skip, block.rows
+    for batch in file.iter_batches(row_groups=[block.part]):
+        found = batch.slice(min(skip, batch.num_rows), missing)
+        yield from found.to_pylist()
+        skip, missing = max(0, skip - batch.num_rows), missing - found.num_rows
+        if not missing:
+            return
+
+
+def _present(row: dict) -> dict:
+    """Without what a column lacks of it: null, and what pandas writes for it among numbers."""
+    return {name: value for name, value in row.items() if value is not None and value == value}
 
 
 def _is_row(line: bytes) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lib.begun import as_json, compare
 from lib.bulk.blocks import Block, as_file, read
 from lib.bulk.libscore import Libscore
 from lib.bulk.places import read_file, write_file
-from lib.cli import flag
 from lib.cluster import RETRIES, resources_of_nodes
 from lib.errors import InputError, first_line
 
@@ -35,16 +35,9 @@ def begin(output: str, settings: dict) -> None:
     """Write down what a folder of predictions is made of. Raises InputError where it was begun with something else."""
     saved = read_file(output, RECORD)
     if saved is None:
-        write_file((json.dumps(settings, indent=2) + "\n").encode(), output, RECORD)
+        write_file(as_json(settings).encode(), output, RECORD)
         return
-    try:
-        begun = json.loads(saved)
-    except ValueError as error:
-        raise InputError(f"{output}/{RECORD}: broken ({error}); choose another --output") from None
-    for name, value in settings.items():
-        if begun.get(name) != value:
-            what = f"other {name}" if name == "questions" else f"{flag(name)} {begun.get(name)}, not {value}"
-            raise InputError(f"{output}/{RECORD}: begun with {what}; choose another --output")
+    compare(f"{output}/{RECORD}", saved, settings)
 
 
 class BlockScorer:

@@ -6,9 +6,10 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from lib.begun import begin
 from lib.errors import InputError
 from lib.evaluation.judging import ORDERS, VERDICTS
-from lib.paths import atomic_file, lock
+from lib.paths import lock
 from lib.questions.fields import fail, show, string_of, value_of
 from lib.questions.readers import read_rows
 
@@ -39,7 +40,9 @@ class Judgements:
         if self.lock is None:
             raise InputError(f"{folder}: another process works in it; wait for its end, or choose another --output")
         try:
-            self._compare_settings(folder / SETTINGS_FILE, settings)
+            if self.path.exists() and not (folder / SETTINGS_FILE).exists():
+                raise InputError(f"{self.path}: {SETTINGS_FILE} is missing beside it; choose another --output")
+            begin(folder / SETTINGS_FILE, settings)
             self.file = self.path.open("ab")
             self.file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
             self.records = {(row["id"], row["order"]): row for row in self._read()}
@@ -53,21 +56,6 @@ class Judgements:
     def __exit__(self, *exception) -> None:
         self.file.close()
         self.lock.close()
-
-    def _compare_settings(self, path: Path, settings: Mapping) -> None:
-        if not path.exists():
-            if self.path.exists():
-                raise InputError(f"{self.path}: {path.name} is missing beside it; choose another --output")
-            with atomic_file(path) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        try:
-            saved = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: broken ({error}); choose another --output") from None
-        for name, value in settings.items():
-            if saved.get(name) != value:
-                begun = f"begun with {name} {saved.get(name)}, not {value}"
-                raise InputError(f"{path}: {begun}; choose another --output")
 
     def _read(self):
         for line, row in read_rows(self.path):

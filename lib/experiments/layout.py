@@ -68,10 +68,12 @@ class Layout:
             return
         folder = self.run_folder(run.name)
         if not self._is_trained(run):
-            resume = ["--resume"] if (folder / RUN_FILE).exists() else []
-            if not resume:
+            if (folder / RUN_FILE).exists():
+                flags = ["--resume"]  # with the settings that it was begun with
+            else:
                 shutil.rmtree(folder, ignore_errors=True)  # killed before there was anything to go on with
-            yield ["train_sdpo.py", *shared_flags(self.settings), *run.flags, "--output", str(folder), *resume]
+                flags = [*shared_flags(self.settings), *run.flags]
+            yield ["train_sdpo.py", *flags, "--output", str(folder)]
         yield from self._evaluations(run.name, str(folder))
 
     def _evaluations(self, name: str, model: str) -> Iterator[list[str]]:

@@ -101,12 +101,13 @@ def _draws(report: dict) -> str:
     variants = [variant for variant in report["variants"] if variant["loss"] in ("dpo", "swepo")]
     if len({variant["loss"] for variant in variants}) < 2:
         return ""
-    seeds = variants[0]["seeds"]
+    seeds = sorted({seed for variant in variants for seed in variant["seeds"]})
     rows = []
     for variant in variants:
         shown = variant[report["measured"]]
         variance = "" if shown["variance"] is None else f"{shown['variance'] * 1e4:.2f}"
-        accuracies = (f"{value:.1%}" for value in shown["accuracies"])
+        of_seeds = dict(zip(variant["seeds"], shown["accuracies"], strict=True))
+        accuracies = (f"{of_seeds[seed]:.1%}" if seed in of_seeds else "" for seed in seeds)
         rows.append([*_names(variant), *accuracies, f"{shown['accuracy']:.1%}", variance])
     text = (
         f"Accuracy on {report['measured']} of each seed, that is, of each random draw of responses. `dpo` sees one "

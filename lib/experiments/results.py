@@ -11,7 +11,7 @@ from lib.evaluation.metrics import wilson_interval
 from lib.evaluation.scores import is_correct
 from lib.experiments.grid import Run
 from lib.experiments.layout import UNTUNED
-from lib.experiments.sweep import Sweep
+from lib.experiments.sweep import PATHS, Sweep
 from lib.models.runs import read_metrics, read_run
 from lib.questions.baselines import baselines
 from lib.questions.data import Dataset, load_split
@@ -38,7 +38,8 @@ def collect(sweep: Sweep, runs: Sequence[Run]) -> dict:
     results = [{**vars(run), "name": run.name, **_training(sweep.run_folder(run.name))} for run in runs]
     for result in results:
         result |= {split: _evaluation(sweep, result["name"], split, data[split]) for split in sweep.splits}
-    shared = {name: first["settings"].get(name) for name in sweep.settings} | {"score": sweep.score}
+    typed = {name: value for name, value in settings.items() if name in PATHS}  # not where it lies on this machine
+    shared = {name: first["settings"].get(name) for name in settings} | typed | {"score": sweep.score}
     return {
         "settings": shared | {"base_sha256": first["base_sha256"], "libraries": first["libraries"]},
         "measured": sweep.splits[-1],

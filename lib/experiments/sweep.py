@@ -2,22 +2,22 @@
 or on a cluster. Whatever is whole in the sweep's folder is not made again; a run that was cut short goes on from its
 checkpoint."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from lib.cli import flag
+from lib.begun import begin
 from lib.cluster import Tasks
 from lib.errors import InputError
 from lib.experiments.grid import Run
 from lib.experiments.layout import SPLITS, Layout
 from lib.experiments.scripts import Scripts, make_on_node
-from lib.paths import atomic_file, lock
+from lib.paths import lock
 from lib.progress import progress
 
 SWEEP_FILE = "sweep.json"
+PATHS = ("model", "data", "candidates")  # settings that may be one
 
 
 class Sweep(Layout):
@@ -31,7 +31,7 @@ class Sweep(Layout):
         waiting = "a process of another sweep, or of one that was killed, still works here; waiting for it"
         self.lock = lock(folder / ".lock", waiting=waiting)
         try:
-            self._compare_settings()
+            begin(folder / SWEEP_FILE, self.settings | {"score": self.score})
         except InputError:
             self.lock.close()
             raise
@@ -42,20 +42,6 @@ class Sweep(Layout):
     def __exit__(self, *exception) -> None:
         self.lock.close()
 
-    def _compare_settings(self) -> None:
-        path, settings = self.folder / SWEEP_FILE, self.settings | {"score": self.score}
-        if not path.exists():
-            with atomic_file(path) as temporary:
-                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: broken ({error}); choose another --output") from None
-        for name, value in settings.items():
-            begun = saved.get(name)
-            if begun != value:
-                raise InputError(f"{path}: begun with {flag(name)} {begun}, not {value}; choose another --output")
-
     def perform(self, runs: Sequence[Run], jobs: int) -> None:
         """Make what is missing of the untuned model and of `runs` on this machine, `jobs` at a time.
 
@@ -64,15 +50,20 @@ class Sweep(Layout):
         """
         # More threads than cores would make each run slower than alone.
         num_threads = None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
-        scripts = Scripts(num_threads, self.lock.fileno())
+        scripts, layout = Scripts(num_threads, self.lock.fileno()), self._anywhere()
         with ThreadPoolExecutor(jobs) as pool:
-            self._perform(runs, lambda run: pool.submit(scripts.make, self, run), scripts.stop)
+            self._perform(runs, lambda run: pool.submit(scripts.make, layout, run), scripts.stop)
 
     def perform_on(self, tasks: Tasks, runs: Sequence[Run]) -> None:
         """The same on a cluster that sees the sweep's folder, each run a task; a lost node's runs go on elsewhere."""
-        settings = {name: _everywhere(value) for name, value in self.settings.items()}
-        layout = Layout(self.folder.resolve(), settings, self.score, self.splits)
+        layout = self._anywhere()
         self._perform(runs, lambda run: tasks.submit(make_on_node, layout, run, tasks.num_threads), tasks.stop)
+
+    def _anywhere(self) -> Layout:
+        """The same in any working folder: a run that was begun in one goes on in another, on another machine."""
+        found = {name: self.settings.get(name) for name in PATHS}
+        paths = {name: str(Path(value).resolve()) for name, value in found.items() if value and Path(value).exists()}
+        return Layout(self.folder.resolve(), self.settings | paths, self.score, self.splits)
 
     def _perform(self, runs: Sequence[Run], submit: Callable[[Run | None], Future], stop: Callable[[], None]) -> None:
         todo = [run for run in runs if not self.is_done(run)]
@@ -93,8 +84,3 @@ class Sweep(Layout):
                 raise
         if failures:
             raise InputError(f"{len(failures)} of {len(runs)} runs failed; {failures[0]}")
-
-
-def _everywhere(value):
-    """A setting as it is meant in other folders too."""
-    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value

@@ -41,12 +41,15 @@ class Found:
 
 
 def word_counts(paths: Iterable[Path], workers: Workers) -> tuple[Counter[str], int]:
-    """`opinions.count_words` of all opinions together, and how many opinions there are."""
+    """`opinions.count_words` of all opinions together, and how many opinions there are; InputError where there are
+    none."""
     words: Counter[str] = Counter()
     total = 0
     for _, counts in parallel(count_words, read_opinions(paths), workers, "counting words"):
         words.update(counts)
         total += 1
+    if not total:
+        raise InputError("no opinion stands in the files that were given")
     return words, total
 
 

@@ -1,6 +1,7 @@
 """Opinions read one by one, from plain files and from those that archives of case law give out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ BATCH = 64  # rows of parquet at once
 
 @dataclass(frozen=True)
 class Opinion:
-    """source: "file:line" of rows, or the file. text: as it stands there."""
+    """source: "file:line" of rows, or the file, by a name that tells the files apart. text: as it stands there."""
 
     source: str
     text: str
@@ -28,17 +29,27 @@ def read_opinions(paths: Iterable[Path]) -> Iterator[Opinion]:
 
     Raises InputError that names file, line and field for what is missing or broken.
     """
-    return _read([file for path in paths for file in _files(path)])
+    files = [file for path in paths for file in _files(path)]
+    return _read(zip(files, _names(files), strict=True))
 
 
-def _read(files: Iterable[Path]) -> Iterator[Opinion]:
-    for file in files:
+def _names(files: Sequence[Path]) -> list[str]:
+    """What a reader finds each file by: its name or, where two share one, its place below the folder of all."""
+    if len({file.name for file in files}) == len(files):
+        return [file.name for file in files]
+    whole = [file.resolve() for file in files]
+    shared = os.path.commonpath([file.parent for file in whole])
+    return [str(file.relative_to(shared)) for file in whole]
+
+
+def _read(files: Iterable[tuple[Path, str]]) -> Iterator[Opinion]:
+    for file, name in files:
         if _suffix(file) == ".txt":
-            yield Opinion(file.name, read_text(file))
+            yield Opinion(name, read_text(file))
             continue
         for line, row in _parquet_rows(file) if _suffix(file) == ".parquet" else read_rows(file):
             try:
-                yield Opinion(f"{file.name}:{line}", text_of(row))
+                yield Opinion(f"{name}:{line}", text_of(row))
             except ValueError as error:
                 raise InputError(f"{file}:{line}: {error}; each row must hold an opinion's text there") from None
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.models.four_bit import four_bit_config, use_one_product
 from lib.models.runs import RUN_FILE, read_run
 from lib.models.sources import ADAPTER_CONFIG, recorded_name, resolve
@@ -97,7 +97,7 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{location}: no usable tokenizer ({_first_line(error)})") from None
+        raise InputError(f"{location}: no usable tokenizer ({first_line(error)})") from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise InputError(f"{location}: the tokenizer needs a tokenizer.json and an end-of-text token")
     # Rows are bounded by --max-length; the tokenizer's own limit would only warn about the uncut text.
@@ -111,7 +111,7 @@ def _load_base(location: str, dtype: torch.dtype, *, four_bit: bool = False) -> 
     try:
         model, info = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **how)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{location}: cannot load the model ({_first_line(error)})") from None
+        raise InputError(f"{location}: cannot load the model ({first_line(error)})") from None
     if info["missing_keys"]:
         # Transformers would fill these with random numbers and go on.
         raise InputError(f"{location}: the weights lack {sorted(info['missing_keys'])[0]}; the folder is incomplete")
@@ -151,7 +151,7 @@ def _load_run(
     try:
         model = PeftModel.from_pretrained(model, folder)
     except (RuntimeError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder}: the adapter does not fit {base or recorded} ({_first_line(error)})") from None
+        raise InputError(f"{folder}: the adapter does not fit {base or recorded} ({first_line(error)})") from None
     if merge:
         model = model.merge_and_unload()
         cast_parameters(model, dtype)
@@ -183,7 +183,3 @@ def weights_sha256(model: nn.Module, dtype: torch.dtype | None = None) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

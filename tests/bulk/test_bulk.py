@@ -83,9 +83,9 @@ def test_every_row_stands_in_one_block(folder):
 
 
 def test_parquet_in_and_out(folder, onnx_model, scorer, tmp_path):
-    """The rows of a file in groups of 4, in blocks of 3; a null is a column that the row lacks."""
-    questions = rows(9)
-    questions[5] = {**questions[5], "id": None}
+    """The rows of a file in groups of 4, in blocks of 3; a null or NaN is a column that the row lacks."""
+    questions = [{**row, "weight": 1.5} for row in rows(9)]
+    questions[5] |= {"id": None, "weight": float("nan")}
     pq.write_table(pa.Table.from_pylist(questions), tmp_path / "q.parquet", row_group_size=4)
     [source] = sources(str(tmp_path))
     cut = blocks(source, 3)
@@ -99,11 +99,18 @@ def test_parquet_in_and_out(folder, onnx_model, scorer, tmp_path):
     model = Libscore(onnx_model, "sum")
     lines = [line for block in cut for line in predictions(model, read(block), block.first)]
     model.close()
-    write_jsonl(tmp_path / "q.jsonl", [{k: v for k, v in row.items() if v is not None} for row in questions])
+    write_jsonl(tmp_path / "q.jsonl", [{k: v for k, v in row.items() if v is not None and v == v} for row in questions])
     assert as_file(lines, "jsonl") == piped(onnx_model, tmp_path / "q.jsonl")
     (tmp_path / "out.parquet").write_bytes(as_file(lines, "parquet"))
     found = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [{k: v for k, v in row.items() if v is not None} for row in found] == list(map(json.loads, lines))
+
+
+def test_predictions_do_not_lie_among_the_questions(folder, onnx_model):
+    """A second start would take them for questions."""
+    for output in (folder, folder / "predictions"):
+        with pytest.raises(InputError, match="lies in the folder of the questions; choose another --output"):
+            score_dataset.main([str(folder), "--model", str(onnx_model), "--output", str(output)])
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -51,6 +51,12 @@ def test_one_object_may_go_over_lines(service, onnx_model):
     assert service.ask("POST", "/v1/score", json.dumps(row, indent=2)) == (200, piped(onnx_model, jsonl(row)))
 
 
+def test_lines_of_which_the_first_is_cut_short_stay_lines(service, onnx_model):
+    text = jsonl(rows(1)[0])[:-3] + "\n" + jsonl(*rows(3))
+    status, answered = service.ask("POST", "/v1/score", text)
+    assert (status, answered.count("\n")) == (200, 4) and answered == piped(onnx_model, text)
+
+
 @pytest.mark.parametrize("flags", [(), ("--workers", 3, "--threads", 3)])
 def test_many_clients_at_once_get_their_own_answers_in_their_order(onnx_model, tmp_path, flags):
     asked = [jsonl(*varied(40)[start : start + 1 + start % 3]) for start in range(36)]
@@ -173,6 +179,7 @@ def test_metrics_are_prometheus_text_and_count(onnx_model, tmp_path):
             assert service.metric(name) == value
         assert 'score_requests_total{path="/v1/score",code="200"} 1\n' in text
         assert 'score_requests_total{path="other",code="404"} 1\n' in text
+        assert service.metric("score_request_seconds_count") == 1, "those that were scored alone"
         assert re.search(r'score_model_info\{sha256="[0-9a-f]{64}",score="sum"\} 1', text)
         answers = map(json.loads, service.ask("POST", "/v1/score", jsonl(*rows(3)))[1].splitlines())
         prompts = service.metric("score_tokens_total") / 2 - sum(sum(answer["tokens"]) - 5 for answer in answers)

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import reproduce  # noqa: E402
 import sweep as tools_sweep  # noqa: E402
 
+from lib.errors import InputError  # noqa: E402
 from lib.evaluation.predictions import by_score  # noqa: E402
 from lib.experiments import reproduction  # noqa: E402
 from lib.experiments.sweep import Sweep  # noqa: E402
@@ -46,6 +47,14 @@ def test_the_best_variation_is_the_highest_on_validation_and_never_the_untuned_m
 def test_the_sizes_differ_in_flags_alone():
     first, *others = reproduce.SIZES.values()
     assert all(one.keys() == first.keys() and one["train"].keys() >= first["train"].keys() for one in others)
+
+
+def test_a_folder_begun_with_another_base_is_refused(tmp_path):
+    flags = ["--size", "pretrained", "--casehold", "none", "--opinions", "none", "--output", str(tmp_path)]
+    for base in ("smollm2", "smollm2"):
+        reproduce.Reproduction(reproduce.build_parser().parse_args([*flags, "--base", base]))
+    with pytest.raises(InputError, match="reproduce.json: begun with --base smollm2, not gemma3-270m; choose another"):
+        reproduce.Reproduction(reproduce.build_parser().parse_args([*flags, "--base", "gemma3-270m"]))
 
 
 def test_mixing_keeps_every_row_whole_and_puts_propositions_last(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from lib.errors import InputError
 from lib.evaluation.predictions import write_predictions
 from lib.experiments import results, variations
 from lib.experiments.grid import Run, make_grid
-from lib.experiments.report import _cell
+from lib.experiments.report import _cell, _draws
 from lib.experiments.scripts import Scripts
 from lib.experiments.sweep import Sweep
 from lib.models.runs import read_metrics, read_run
@@ -184,7 +184,7 @@ def stand_in(tmp_path, monkeypatch):
     head = """
 import json, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
-loss = sys.argv[sys.argv.index("--loss") + 1]
+loss = sys.argv[sys.argv.index("--loss") + 1] if "--loss" in sys.argv else None
 finish = lambda: (folder / "run.json").write_text('{"finished": true}')
 """
     runs = make_grid(["sdpo", "sft"], [], [2], [0.1], [0])
@@ -213,6 +213,39 @@ def test_what_was_killed_before_its_first_record_begins_anew(stand_in):
     (sweep.run_folder(runs[0].name) / ".run.json.1.incomplete").write_text("{")
     sweep.perform(runs, 2)
     assert all(map(sweep.is_done, runs))
+
+
+def test_a_run_goes_on_from_any_folder_with_what_it_was_begun_with(stand_in, tmp_path, monkeypatch):
+    train = """
+folder.mkdir(exist_ok=True)
+with (folder / "flags").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if "--resume" in sys.argv:
+    finish()
+else:
+    (folder / "run.json").write_text('{"finished": false}')
+    sys.exit("error: stopped")
+"""
+    (tmp_path / "d").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sweep, runs = stand_in(train)
+    with pytest.raises(InputError, match="2 of 2 runs failed"):
+        sweep.perform(runs, 1)
+    sweep.perform(runs, 1)
+    for run in runs:
+        folder = sweep.run_folder(run.name)
+        begun, gone_on = map(json.loads, (folder / "flags").read_text().splitlines())
+        assert begun[:4] == ["--model", "m", "--data", str(tmp_path / "d")]
+        assert gone_on == ["--resume", "--output", str(folder)]
+
+
+def test_a_loss_with_fewer_seeds_leaves_their_columns_empty():
+    def variant(loss: str, seeds: list[int]) -> dict:
+        shown = {"accuracies": [0.5 + seed / 10 for seed in seeds], "accuracy": 0.5, "variance": None}
+        return {"loss": loss, "num_neg": 1, "beta": 0.1, "seeds": seeds, "test": shown}
+
+    text = _draws({"measured": "test", "variants": [variant("dpo", [0]), variant("swepo", [0, 1])]})
+    assert "| dpo | 1 | 0.1 | 50.0% |  | 50.0% |" in text and "| swepo | 1 | 0.1 | 50.0% | 60.0% | 50.0% |" in text
 
 
 def test_an_interrupt_reaches_each_script_once_and_waits(stand_in):

@@ -181,6 +181,14 @@ def test_every_form_of_file_gives_the_same_opinions(tmp_path):
     assert [opinion.text for opinion in read_opinions([tmp_path])] == texts * 4
 
 
+def test_files_of_one_name_are_told_apart(tmp_path):
+    for folder in ("a", "b/c"):
+        write_jsonl(tmp_path / folder / "opinions.jsonl", [{"text": folder}])
+    given = [tmp_path / "a", tmp_path / "b"]
+    assert [opinion.source for opinion in read_opinions(given)] == ["a/opinions.jsonl:1", "b/c/opinions.jsonl:1"]
+    assert [opinion.source for opinion in read_opinions(given[1:])] == ["opinions.jsonl:1"]
+
+
 def test_the_bulk_forms_of_archives_give_the_same_opinions(tmp_path):
     """With the columns that the archives name; of the Caselaw Access Project as its own files nest them, and flat as on
     the hub; of CourtListener with markup where there is no plain text."""
