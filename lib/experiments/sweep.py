@@ -13,7 +13,7 @@ from lib.errors import InputError
 from lib.experiments.grid import Run
 from lib.experiments.layout import SPLITS, Layout
 from lib.experiments.scripts import Scripts, make_on_node
-from lib.paths import lock
+from lib.paths import INCOMPLETE, lock
 from lib.progress import progress
 
 SWEEP_FILE = "sweep.json"
@@ -30,6 +30,8 @@ class Sweep(Layout):
         # The scripts inherit it: after a kill of this process alone, the lock is held until they have ended too.
         waiting = "a process of another sweep, or of one that was killed, still works here; waiting for it"
         self.lock = lock(folder / ".lock", waiting=waiting)
+        for left in folder.glob(f"*{INCOMPLETE}"):  # of a report, by a process that was killed
+            left.unlink(missing_ok=True)
         try:
             begin(folder / SWEEP_FILE, self.settings | {"score": self.score})
         except InputError:
