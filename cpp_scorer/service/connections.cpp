@@ -14,7 +14,7 @@ namespace {
 constexpr Connections::Id kListener = 0;
 constexpr std::chrono::milliseconds kTick{100};         // how often times are looked at
 constexpr std::chrono::seconds kIdle{75};               // longer than proxies keep theirs
-constexpr std::chrono::milliseconds kDrainingIdle{500};  // for a request that is on its way when draining begins
+constexpr std::chrono::seconds kDrainingIdle{1};        // for a request that is on its way when draining begins
 constexpr std::chrono::seconds kLeave{2};
 constexpr size_t kMostBuffered = 256 << 20;             // bytes, of all connections together
 constexpr size_t kRead = 64 * 1024;                     // bytes at once
