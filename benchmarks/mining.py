@@ -17,7 +17,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -68,7 +68,7 @@ def stages(paths: list[Path]) -> list[dict]:
     texts = [opinion.text for opinion in opinions]
     of_text = partial(find, words=words, ngrams=np.empty(0, np.uint64), with_propositions=True)
     seconds |= {
-        "packing up": taken(lambda block: pickle.dumps(block), batches(opinions)),
+        "packing up": taken(pickle.dumps, batches(opinions)),
         "counting words": taken(count_words, texts),
         "finding": taken(of_text, texts),
     }
@@ -109,7 +109,8 @@ def whole(paths: list[Path]) -> list[dict]:
 def growth(paths: list[Path], numbers: list[int]) -> list[dict]:
     made = list(islice(sentences(opinion.text for opinion in read_opinions(paths)), max(numbers)))
     if len(made) < max(numbers):
-        raise InputError(f"the opinions have {len(made):,} sentences of {WORDS[0]} to {WORDS[-1]} words; add opinions")
+        lacking = f"{len(made):,} sentences of {WORDS[0]} to {WORDS[-1]} words, --holdings {max(numbers)} asks for more"
+        raise InputError(f"{paths[0]}: {lacking}; add opinions")
     rows = []
     for number in sorted(numbers):
         began = time.monotonic()
@@ -129,7 +130,7 @@ def growth(paths: list[Path], numbers: list[int]) -> list[dict]:
     return rows
 
 
-def sentences(texts: Iterable[str]) -> Iterable[Holding]:
+def sentences(texts: Iterable[str]) -> Iterator[Holding]:
     """A holding a sentence of the right length that another comes before."""
     for text in texts:
         found = _SENTENCE.split(" ".join(text.split()))

@@ -45,7 +45,7 @@ class RequestFraming {
   State read_header(std::string_view line);
   State read_chunks(std::string_view bytes);
   State read_chunk_size(std::string_view line);
-  /// Whether more than `most` bytes stand before `end`, where `mark` begins; npos: it may have begun with the last bytes.
+  /// Whether more than `most` bytes stand before `end`, where `mark` begins; npos: it may begin with the last bytes.
   bool is_longer(size_t most, std::string_view bytes, size_t end, std::string_view mark) const;
   State fail(int status, std::string error);
 

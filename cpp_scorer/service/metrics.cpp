@@ -71,7 +71,7 @@ std::string Metrics::text(const Now& now, const std::string& labels) const {
   single(out, "score_rows_total", "counter", "Rows answered, error records among them.", rows_);
   single(out, "score_row_errors_total", "counter", "Rows answered with an error record.", row_errors_);
   single(out, "score_tokens_total", "counter", "Packed tokens that were run.", tokens_);
-  print(out, "score_request_seconds", "From a whole request to its response, of those that were scored.", kSeconds, seconds_);
+  print(out, "score_request_seconds", "From a whole request that was scored to its response.", kSeconds, seconds_);
   print(out, "score_batch_rows", "Rows of a run.", kRows, batch_rows_);
   return out.str();
 }

@@ -49,7 +49,7 @@ def word_counts(paths: Iterable[Path], workers: Workers) -> tuple[Counter[str], 
         words.update(counts)
         total += 1
     if not total:
-        raise InputError("no opinion stands in the files that were given")
+        raise InputError(f"{next(iter(paths))}: holds no opinion; each row must hold one's text")
     return words, total
 
 

@@ -395,7 +395,7 @@ def test_the_untuned_model_is_evaluated_under_the_prompt_of_the_runs(stand_in, t
 @pytest.mark.slow
 def test_the_demo_with_a_small_grid(tmp_path):
     """It learns, and every section of the report is there. How soon depends on the demo's model, which each machine
-    makes for itself: after 8 epochs with one negative one had all right, another not much more than chance."""
+    makes for itself: after 3 epochs one had 83 %, another 34; after 8, one had all right with one negative too."""
     grid = f"--loss sdpo dpo swepo --num-neg 1 4 --seed 0 --epochs 8 --output {tmp_path / 'grid'}"
     subprocess.run(["make", "sweep-demo", f"GRID={grid}"], cwd=ROOT, check=True)
     report = json.loads((tmp_path / "grid" / "report.json").read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lib.errors import InputError
 from lib.mining import likeness
-from lib.mining.corpus import load_corpus
+from lib.mining.corpus import load_corpus, word_counts
 from lib.mining.distractors import Mined, questions, split_by_opinion
 from lib.mining.holdings import candidate_form
 from lib.mining.opinions import clean, count_words
@@ -187,6 +187,12 @@ def test_files_of_one_name_are_told_apart(tmp_path):
     given = [tmp_path / "a", tmp_path / "b"]
     assert [opinion.source for opinion in read_opinions(given)] == ["a/opinions.jsonl:1", "b/c/opinions.jsonl:1"]
     assert [opinion.source for opinion in read_opinions(given[1:])] == ["opinions.jsonl:1"]
+
+
+def test_files_without_an_opinion_are_named(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(InputError, match=r"empty.jsonl: holds no opinion"):
+        word_counts([tmp_path / "empty.jsonl"], 1)
 
 
 def test_the_bulk_forms_of_archives_give_the_same_opinions(tmp_path):
