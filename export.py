@@ -21,7 +21,7 @@ from lib.cli import HelpFormatter, positive_int, zero_to_one
 from lib.errors import InputError, run_script
 from lib.export.card import write_card
 from lib.export.causal_lm import export_causal_lm, load_causal_lm, require_optimum
-from lib.export.check import compute_logprobs, golden_questions, largest_difference, write_golden
+from lib.export.check import GOLDEN_QUESTIONS, compute_logprobs, cut_question, largest_difference, write_golden
 from lib.export.contract import read_contract
 from lib.export.files import (
     FORMAT_VERSION,
@@ -51,7 +51,6 @@ from lib.questions.prompt import EncodedQuestion, encode_questions, report_encod
 from lib.questions.prompt_config import PromptConfig, default_contract
 
 SCORER = ROOT / "cpp_scorer" / "score"
-EQUALITY_QUESTIONS = 8  # that the graph is held against PyTorch on; what quantising changes takes all of them
 SLOW_CHECK_QUESTIONS = 4  # for the checks that run the model once more: the adapter unmerged, candidates unpacked
 
 
@@ -175,16 +174,15 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
         loaded.tokenizer.backend_tokenizer.save(str(tokenizer_file))
         check_neighbours(args.output, tokenizer_file)
         print(ask_scorer(tokenizer_file))
-        checked = encoded[:EQUALITY_QUESTIONS]
+        checked = encoded[:GOLDEN_QUESTIONS]  # what quantising changes takes all of them
         expected = torch_logprobs(loaded.model, checked, "PyTorch")
         print("graph: exporting ...", flush=True)
         graph = export_graph(loaded.model)
         described = metadata(loaded, prompt, tokenizer_file) | {"quantization": args.quantize}
         path = write_model(graph, folder, args.output.stem, described)
         score = onnx_scorer(path)
-        difference = largest_difference(
-            "onnxruntime and PyTorch", compute_logprobs(score, checked, "onnxruntime"), expected
-        )
+        logprobs = compute_logprobs(score, checked, "onnxruntime")
+        difference = largest_difference("onnxruntime and PyTorch", logprobs, expected)
         checks = [f"equal to PyTorch to {difference:.1e} on {len(checked)} questions"]
         print(f"graph: {checks[0]}, {size(path)}")
         if args.quantize in FORMS:
@@ -200,8 +198,9 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
             print("\n  ".join([f"{args.quantize}: {size(path)} instead of {exact_size}", *checks[1:]]))
             add_metadata(path, {"quantization_check": json.dumps(price.as_dict() | {"questions": len(encoded)})})
         golden = folder / f"{args.output.stem}.golden.jsonl"
-        kept = golden_questions(encoded, loaded.tokenizer, prompt)
-        known = compute_logprobs(score, kept, "golden questions")
+        cut = cut_question(encoded[0], loaded.tokenizer, prompt)
+        kept = [*encoded[:GOLDEN_QUESTIONS], *cut]
+        known = [*logprobs[:GOLDEN_QUESTIONS], *compute_logprobs(score, cut, "golden question")]
         write_golden(golden, kept, known, sha256_of_file(path))
         card = folder / f"{args.output.stem}.md"
         write_card(card, described, size(path), checks)

@@ -18,7 +18,7 @@ from lib.questions.prompt_config import PromptConfig
 
 # Of a log-prob, a sum over tokens: absolute, and per unit of its size, where fp32 rounds.
 ABSOLUTE, RELATIVE = 2e-3, 1e-5
-GOLDEN_QUESTIONS = 5
+GOLDEN_QUESTIONS = 5  # that the graph is held against PyTorch on, and that are kept beside it
 
 
 def compute_logprobs(
@@ -38,17 +38,16 @@ def largest_difference(what: str, one: Logprobs, other: Logprobs) -> float:
     return float(difference.max())
 
 
-def golden_questions(encoded: Sequence[EncodedQuestion], tokenizer, prompt: PromptConfig) -> list[EncodedQuestion]:
-    """The first questions and, where the contract bounds endings, one with an ending that is cut: the first question's,
-    its last ending repeated."""
-    golden = list(encoded[:GOLDEN_QUESTIONS])
-    if prompt.max_ending is not None:
-        first = golden[0].question
-        *others, last = first.endings
-        repeated = " ".join([last.strip(STRIP) or "holding"] * (prompt.max_ending + 1))
-        long = replace(first, id=f"{first.id} with an ending that is cut", endings=(*others, repeated))
-        golden += encode_questions([long], tokenizer, prompt)
-    return golden
+def cut_question(first: EncodedQuestion, tokenizer, prompt: PromptConfig) -> list[EncodedQuestion]:
+    """Where the contract bounds endings, a golden question with an ending that is cut: `first`, its last ending
+    repeated."""
+    if prompt.max_ending is None:
+        return []
+    question = first.question
+    *others, last = question.endings
+    repeated = " ".join([last.strip(STRIP) or "holding"] * (prompt.max_ending + 1))
+    long = replace(question, id=f"{question.id} with an ending that is cut", endings=(*others, repeated))
+    return encode_questions([long], tokenizer, prompt)
 
 
 def write_golden(path: Path, encoded: Sequence[EncodedQuestion], logprobs: Logprobs, model_sha256: str) -> None:

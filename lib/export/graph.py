@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from lib.errors import InputError
 from lib.export.attention import ATTENTION, BLOCKS, TRANSLATIONS
+from lib.export.repeated_layers import CutOut, alike
 from lib.packed.pack import PADDING, TENSORS, PackedBatch, attention_mask, gather_rows
 from lib.packed.scored_rows import ScoredRows, can_narrow, decoder_of
 from lib.packed.scoring import sum_by_candidate
@@ -91,10 +92,12 @@ def export_graph(model: PreTrainedModel) -> ir.Model:
     """
     attention = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
-    narrow = can_narrow(model)
-    layers = decoder_of(model).layers if narrow else None
+    decoder, narrow = decoder_of(model), can_narrow(model)
+    layers = decoder.layers if narrow else []
+    repeated = alike(layers)
     if narrow:
-        layers[-1] = ScoredRows(layers[-1])
+        shown = [layers[0], repeated[0]] if repeated else layers[:-1]
+        decoder.layers = nn.ModuleList([*shown, ScoredRows(layers[-1])])
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
         with torch.no_grad(), _quiet():
@@ -110,14 +113,18 @@ def export_graph(model: PreTrainedModel) -> ir.Model:
                 custom_translation_table=TRANSLATIONS,
             )
             graph = program.model
+            cut_out = CutOut(graph.graph, "decoder.layers") if repeated else None
             _simplify(graph)
+            if cut_out:
+                cut_out.put_in(repeated)
+                _fold(graph)
     except torch.onnx.OnnxExporterError as error:
         reason = " ".join(str(error).split())[-300:]
         raise InputError(f"model family {model.config.model_type} cannot be exported (...{reason})") from None
     finally:
         model.set_attn_implementation(attention)
         if narrow:
-            layers[-1] = layers[-1].layer
+            decoder.layers = layers
     for node in graph.graph:
         node.metadata_props.clear()  # stack traces: 2 MB, and paths of this machine
         node.doc_string = None

@@ -76,7 +76,7 @@ def exported(exports) -> Path:
     return exports[0]
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama", "qwen3", "tied"])
+@pytest.fixture(scope="module", params=["qwen2", "llama", "qwen3", "tied", "deep"])
 def graph(request, tmp_path_factory, onnx_model):
     """A model with large weights, its graph in onnxruntime, and the graph's file."""
     if request.param == "qwen2":
@@ -84,6 +84,8 @@ def graph(request, tmp_path_factory, onnx_model):
     family, changes = request.param, {}
     if request.param == "tied":
         family, changes = "qwen2", {"tie_word_embeddings": True, "num_hidden_layers": 1}
+    if request.param == "deep":  # enough layers that one is traced for several
+        family, changes = "qwen3", {"num_hidden_layers": 5}
     model = tiny_model(family, **changes)
     path = write_model(export_graph(model), tmp_path_factory.mktemp("graph"), "model", {})
     for name, weight in tiny_model(family, **changes).state_dict().items():
