@@ -61,9 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measured(
-    args: argparse.Namespace, questions: Sequence[Question]
-) -> Iterator[tuple[str, float, list[int], float]]:
+def measured(args: argparse.Namespace, questions: Sequence[Question]) -> Iterator[tuple[str, float, list[int], float]]:
     """Each side's name, seconds a question, choices and megabytes, as soon as they are known."""
     with serving(args.model, ["--threads", str(args.threads)]) as (process, port):
         for name, ask in (("/v1/score", ask_score), ("/v1/completions", ask_completions)):

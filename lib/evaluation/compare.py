@@ -76,7 +76,12 @@ class Comparison:
 
 def compare(a: Sequence[dict], b: Sequence[dict]) -> Comparison:
     """Compare aligned records. The bootstrap draws questions, so that both are measured on the same ones."""
-    paired = is_correct(b).astype(int) - is_correct(a).astype(int)
+    return compare_correct(is_correct(a), is_correct(b))
+
+
+def compare_correct(a: np.ndarray, b: np.ndarray) -> Comparison:
+    """The same of bools [Q]: whether each is right."""
+    paired = b.astype(int) - a.astype(int)
     only_a, only_b = int((paired < 0).sum()), int((paired > 0).sum())
     return Comparison(only_a, only_b, float(paired.mean()), bootstrap_interval(paired), mcnemar(only_a, only_b))
 

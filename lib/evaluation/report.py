@@ -14,7 +14,7 @@ from lib.evaluation.figures import draw_evaluation
 from lib.evaluation.metrics import TARGET_ACCURACY, Group, percent_interval, wilson_interval
 from lib.evaluation.page_data import page_data
 from lib.evaluation.scores import Scored
-from lib.evaluation.summary import Summary
+from lib.evaluation.summary import Summary, baseline_texts
 from lib.paths import atomic_dir
 from lib.questions.data import Dataset
 
@@ -93,7 +93,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
             "questions, so check it on others"
         )
     facts.append((f"margin that gives {TARGET_ACCURACY:.0%}", answered))
-    return facts + [(f"baseline: {name}", f"{value:.2%}") for name, value in summary.baselines.items()]
+    return facts + [(f"baseline: {name}", text) for name, text in baseline_texts(summary).items()]
 
 
 def _group_rows(groups: Sequence[Group]) -> list[tuple[str, int, str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lib.evaluation.compare import Comparison, compare_correct
 from lib.evaluation.metrics import (
     TARGET_ACCURACY,
     Group,
@@ -15,7 +16,7 @@ from lib.evaluation.metrics import (
     wilson_interval,
 )
 from lib.evaluation.scores import Scored, is_correct
-from lib.questions.baselines import baselines, gold_ranks
+from lib.questions.baselines import chance, free_correct, gold_ranks
 from lib.questions.data import Dataset
 
 TRAINED_ON = "the model was trained on these very questions: its accuracy here says nothing of new ones"
@@ -24,12 +25,13 @@ MAX_PLACES = 12  # candidates listed on the screen, one a line; class names can 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one set of predictions: its metrics, the baselines' accuracies, and accuracy in groups by trait. warnings:
-    why they may be worth less than they seem."""
+    """Of one set of predictions: its metrics, the baselines' accuracies, the differences to those that choose, and
+    accuracy in groups by trait. warnings: why they may be worth less than they seem."""
 
     score: str
     metrics: Metrics
     baselines: dict[str, float]
+    beside: dict[str, Comparison]
     groups: dict[str, list[Group]]
     histogram: list[tuple[int, int, int]]
     warnings: tuple[str, ...] = ()
@@ -54,8 +56,11 @@ def summarise(
         "context, cut or whole": by_name(["cut" if item.truncated else "whole" for item in scored.encoded], correct),
     }
     warnings = (TRAINED_ON,) if data.sha256 in trained_on else ()
-    metrics, known = compute_metrics(records), baselines(data.questions)
-    return Summary(records[0]["score"], metrics, known, groups, histogram(records), warnings)
+    free = free_correct(data.questions)
+    known = {"chance": chance(data.questions)} | {name: float(right.mean()) for name, right in free.items()}
+    beside = {name: compare_correct(right, correct) for name, right in free.items()}
+    metrics = compute_metrics(records)
+    return Summary(records[0]["score"], metrics, known, beside, groups, histogram(records), warnings)
 
 
 def headline(summary: Summary) -> list[str]:
@@ -67,7 +72,7 @@ def headline(summary: Summary) -> list[str]:
         f"accuracy ({summary.score}): {metrics.accuracy:.2%} {percent_interval(metrics.wilson)} "
         f"{metrics.correct} of {metrics.total}",
         f"  bootstrap    {percent_interval(metrics.bootstrap)}",
-        *(f"  {name:<13}{value:.1%}" for name, value in summary.baselines.items()),
+        *(f"  {name:<13}{text}" for name, text in baseline_texts(summary).items()),
         f"  F1           macro {metrics.macro_f1:.1%}, micro {metrics.micro_f1:.1%}",
         f"  calibration  NLL {metrics.nll:.3f}, Brier {metrics.brier:.3f}, ECE {metrics.ece:.3f}",
         f"  {TARGET_ACCURACY:.0%} right    "
@@ -81,6 +86,17 @@ def headline(summary: Summary) -> list[str]:
         lines += ["", "candidate   labels  predictions"]
         lines += [f"{index:>9}  {labels:>7}  {chosen:>11}" for index, labels, chosen in summary.histogram]
     return lines
+
+
+def baseline_texts(summary: Summary) -> dict[str, str]:
+    """Each baseline's accuracy, and how far the model is above it, paired."""
+    texts = {name: f"{value:.1%}" for name, value in summary.baselines.items()}
+    for name, found in summary.beside.items():
+        texts[name] += (
+            f"; the model {found.difference * 100:+.1f} points {percent_interval(found.interval, signed=True)}, "
+            f"exact McNemar p = {found.p_value:.2g}"
+        )
+    return texts
 
 
 def score_table(scored: Scored, validation: Scored | None) -> tuple[str, list[str]]:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.evaluation.compare import Comparison, compare, mcnemar, read_aligned
+from lib.evaluation.compare import Comparison, compare, compare_correct, read_aligned
 from lib.evaluation.metrics import bootstrap_interval, margins, percent_interval, wilson_interval
 from lib.evaluation.predictions import by_score, predictions_file
 from lib.evaluation.scores import is_correct
 from lib.experiments.report import accuracy_cell, points_cell, table
 from lib.experiments.variations import COMPARED_SCORES, RECIPE, Outcome
 from lib.models.runs import library_versions, read_run
-from lib.questions.baselines import free_choices
+from lib.questions.baselines import free_correct
 from lib.questions.data import load_split
 from lib.questions.readers import read_rows
 from lib.training.losses import LOSSES
@@ -167,11 +167,9 @@ def _beside_free(folder: Path, shipped: Sequence[Shipped]) -> str:
     questions = {question.id: question for question in load_split(str(folder / "questions"), "test").questions}
     asked = [questions[record["id"]] for record in tuned]
     own, rows = is_correct(tuned), []
-    for name, choices in free_choices(asked).items():
-        other = np.array([index == question.label for index, question in zip(choices, asked, strict=True)])
-        only_free, only_tuned = int((other & ~own).sum()), int((own & ~other).sum())
-        rows.append([name, f"{other.mean():.1%}", str(only_tuned), str(only_free)])
-        rows[-1].append(f"{mcnemar(only_free, only_tuned):.2g}")
+    for name, free in free_correct(asked).items():
+        found = compare_correct(free, own)
+        rows.append([name, f"{free.mean():.1%}", str(found.only_b), str(found.only_a), f"{found.p_value:.2g}"])
     return table(["without a model", "test", "only the tuned is right", "only this", "exact McNemar p"], rows)
 
 

@@ -10,25 +10,30 @@ from lib.questions.data import STRIP, Question
 
 
 def baselines(questions: Sequence[Question]) -> dict[str, float]:
-    """Accuracy of chance, and of the choosers of `free_choices`."""
-    scored = {"chance": math.fsum(1 / len(question.endings) for question in questions) / len(questions)}
-    for name, chosen in free_choices(questions).items():
-        right = sum(index == question.label for index, question in zip(chosen, questions, strict=True))
-        scored[name] = right / len(questions)
-    return scored
+    """Accuracy of chance, and of the choosers of `free_correct`."""
+    return {"chance": chance(questions)} | {name: float(own.mean()) for name, own in free_correct(questions).items()}
 
 
-def free_choices(questions: Sequence[Question]) -> dict[str, list[int]]:
-    """What each chooser takes of every question: the longest ending, the shortest (in characters), the one with the
-    largest share of its words in the prompt's text, and the one whose TF-IDF vector is nearest to the prompt's."""
+def chance(questions: Sequence[Question]) -> float:
+    return math.fsum(1 / len(question.endings) for question in questions) / len(questions)
+
+
+def free_correct(questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Whether each chooser is right on each question, bools [Q]: it takes the longest ending, the shortest (in
+    characters), the one with the largest share of its words in the prompt's text, and the one whose TF-IDF vector is
+    nearest to the prompt's."""
     choosers = {
         "longest": lambda question: [len(ending.strip(STRIP)) for ending in question.endings],
         "shortest": lambda question: [-len(ending.strip(STRIP)) for ending in question.endings],
         "word overlap": overlaps,
         "TF-IDF": _tfidf(questions),
     }
-    valued = {name: [list(values_of(question)) for question in questions] for name, values_of in choosers.items()}
-    return {name: [values.index(max(values)) for values in rows] for name, rows in valued.items()}
+    correct = {}
+    for name, values_of in choosers.items():
+        valued = [list(values_of(question)) for question in questions]
+        chosen = [values.index(max(values)) for values in valued]
+        correct[name] = np.array(chosen) == [question.label for question in questions]
+    return correct
 
 
 def overlaps(question: Question) -> list[float]:

@@ -44,7 +44,7 @@ def test_predictions_equal_unpacked_forwards(tmp_path, model_folder, data_folder
 def test_the_report_has_interval_baselines_and_histogram(capsys, model_folder, data_folder):
     assert evaluate("--model", model_folder, "--data", data_folder) == 0
     output = capsys.readouterr().out
-    baselines = ("chance", "longest", "shortest", "word overlap", "TF-IDF")
+    baselines = ("chance", "longest", "shortest", "word overlap", "TF-IDF", "exact McNemar p")
     metrics = ("accuracy (sum)", " of 8", "bootstrap", "macro", "NLL", "Brier", "ECE", "90% right")
     for part in (*metrics, *baselines, "labels  predictions"):
         assert part in output

@@ -129,9 +129,7 @@ def test_the_coverage_curve_is_that_of_every_threshold():
         assert (point.answered, point.correct) == (answered.sum(), correct[answered].sum())
     for target in (0.3, 0.45, 0.6):
         reaching = [
-            point
-            for point in curve
-            if proportion_confint(point.correct, point.answered, method="wilson")[0] >= target
+            point for point in curve if proportion_confint(point.correct, point.answered, method="wilson")[0] >= target
         ]
         expected = max(reaching, key=lambda point: point.answered) if reaching else None
         assert decline_below(gap, correct, target) == expected

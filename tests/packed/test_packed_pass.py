@@ -143,9 +143,7 @@ def test_batches_hold_questions_of_like_length_within_the_tokens_the_longest_fir
 def test_equal_endings_tie_exactly(encode):
     [row] = rows(1)
     row["endings"][3] = "  " + row["endings"][1] + "\n"
-    [values] = score_questions(
-        PackedScorer(tiny_model()), encode([row]), Accelerator(), description="test"
-    )
+    [values] = score_questions(PackedScorer(tiny_model()), encode([row]), Accelerator(), description="test")
     assert values[1] == values[3] and len(set(values)) == 4
 
 

@@ -121,9 +121,7 @@ def test_hard_negatives_have_the_odds_of_drawing_without_replacement(encode):
     count = 20_000
     item = replace(item, pmi=pmi)
     hard = best_and(2, negatives="hard", temperature=10.0)
-    found = Counter(
-        frozenset(draw_candidates(item, hard, epoch)) - {item.positives[0]} for epoch in range(count)
-    )
+    found = Counter(frozenset(draw_candidates(item, hard, epoch)) - {item.positives[0]} for epoch in range(count))
     for pair, share in expected.items():  # within 5 standard errors
         assert found[pair] / count == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / count))
 

@@ -317,6 +317,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 def test_an_infinite_loss_stops_with_the_ids(tmp_path, monkeypatch, model_folder, data_folder):
     monkeypatch.chdir(tmp_path)
+
     def infinite_for_the_second(scores, *others):
         return scores.sum(1) * torch.tensor([1.0, math.inf, 1.0])
 
