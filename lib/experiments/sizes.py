@@ -1,0 +1,63 @@
+"""What `tools/reproduce.py` does at each size, and what it tries to raise accuracy with."""
+
+from lib.experiments.layout import UNTUNED
+from lib.experiments.variations import RECIPE, Variation
+
+SEED = 0
+# Losses that are another one where a question has one right ending: S-DPO with 1 negative, and dpo-pairs.
+TWINS = ("dpo", "dpo-best")
+NUM_NEG = 4
+# The sizes differ in these flags alone. pretrain: None where a pretrained model is taken; aside: training questions
+# that join the validation split, which alone tells little apart; questions: of a run of the grid, whose accuracies are
+# by `score`; all: questions at most of the largest run; full: the learning rate of full fine-tuning.
+SIZES = {
+    "cpu": {
+        "aside": 400,
+        "all": 10_000,
+        "pretrain": ["--params", "5m", "--batch-size", "4", "--minutes", "25", "--precision", "bf16", "--compile"],
+        "train": {"batch_size": 8, "learning_rate": 3e-3, "epochs": 1},
+        "questions": 1000,
+        "score": "reward",
+        "full": 3e-4,
+        "jobs": 2,
+    },
+    "gpu": {
+        "aside": 400,
+        "all": 20_000,
+        "pretrain": ["--params", "40m", "--batch-size", "32", "--minutes", "6"],
+        "train": {"batch_size": 8, "learning_rate": 5e-4, "epochs": 3},
+        "questions": 2500,
+        "score": "reward",
+        "full": 3e-4,
+        "jobs": 4,
+    },
+    "pretrained": {
+        "aside": 400,
+        "all": 4_000,
+        "pretrain": None,
+        "train": {"batch_size": 4, "learning_rate": 3e-4, "epochs": 1, "lora_r": 16, "precision": "bf16"},
+        "questions": 400,
+        "score": "pmi",
+        "full": 3e-5,
+        "jobs": 2,
+    },
+}
+# Stand for the folders with every real question, and with every question there is, and for the size's `full`.
+REAL, ALL, FULL = "REAL", "ALL", "FULL"
+# The longest is the first that is trained, so that those at a time end together.
+VARIATIONS = (
+    Variation(RECIPE, ()),
+    Variation("listwise", ("--loss", "listwise")),
+    Variation("all-questions", ("--data", ALL)),
+    Variation("real-questions", ("--data", REAL)),
+    Variation("full", ("--lora-r", "0", "--learning-rate", FULL)),
+    Variation("epochs-2", ("--epochs", "2")),
+    Variation("hard-2-of-4", ("--num-neg", "2", "--negatives", "hard")),
+    Variation("beta-0.5", ("--beta", "0.5")),
+)
+# Variations that are runs of the grid, and made there.
+FROM_GRID = {
+    UNTUNED: UNTUNED,
+    RECIPE: f"sdpo-neg{NUM_NEG}-beta0.1-seed{SEED}",
+    "listwise": f"listwise-neg{NUM_NEG}-seed{SEED}",
+}
