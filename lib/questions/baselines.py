@@ -15,6 +15,7 @@ def baselines(questions: Sequence[Question]) -> dict[str, float]:
 
 
 def chance(questions: Sequence[Question]) -> float:
+    """Expected accuracy of a uniform draw among each question's endings."""
     return math.fsum(1 / len(question.endings) for question in questions) / len(questions)
 
 
