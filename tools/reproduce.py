@@ -32,7 +32,7 @@ from lib.errors import InputError, run_script
 from lib.evaluation.predictions import by_score, predictions_file
 from lib.experiments.layout import UNTUNED, shared_flags
 from lib.experiments.reproduction import Shipped, reproduction_report
-from lib.experiments.sizes import ALL, FROM_GRID, FULL, NUM_NEG, REAL, SEED, SIZES, TWINS, VARIATIONS
+from lib.experiments.sizes import FROM_GRID, FULL, MINED, NUM_NEG, REAL, SEED, SIZES, TWINS, VARIATIONS
 from lib.experiments.sweep import Sweep
 from lib.experiments.variations import Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
@@ -124,12 +124,14 @@ class Reproduction:
             self.script("tools/mine_holdings.py", *self.opinions, *flags, "--output", self.mined)
 
     def mix(self) -> None:
-        """Training splits, each beginning with that before it: questions, of the grid's size; real, with every question
-        of CaseHOLD's; all, with mined holdings and then propositions on top. Validation and test are CaseHOLD's."""
+        """Training splits: questions, of the grid's size; real, with more of CaseHOLD's; mined, one of the two with
+        mined holdings and then propositions on top. Validation and test are CaseHOLD's."""
         real, mined = ([row for _, row in read_rows(folder / "train.jsonl")] for folder in (self.casehold, self.mined))
         random.Random(SEED).shuffle(mined)
         mined.sort(key=lambda row: str(row["id"]).startswith(f"{PROPOSITION}-"))
-        kinds = {"questions": real[: self.size["questions"]], "real": real, "all": (real + mined)[: self.size["all"]]}
+        kinds = {"questions": real[: self.size["questions"]], "real": real[: self.size["real"]]}
+        joined, most = self.size["mined"]
+        kinds["with-mined"] = (kinds[joined] + mined)[:most]
         for name, kept in kinds.items():
             if not (self.output / name).exists():
                 with atomic_dir(self.output / name) as folder:
@@ -175,7 +177,7 @@ class Reproduction:
 
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""
-        stands_for = {REAL: str(self.output / "real"), ALL: str(self.output / "all"), FULL: str(self.size["full"])}
+        stands_for = {REAL: str(self.output / "real"), MINED: str(self.output / "with-mined"), FULL: str(self.size["full"])}
         for name, run in FROM_GRID.items():
             if not (self.output / "variations" / "runs" / name).exists():
                 with atomic_dir(self.output / "variations" / "runs" / name) as folder:

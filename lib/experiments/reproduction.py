@@ -54,7 +54,8 @@ def reproduction_report(
         _grid(grid),
         _more_negatives(folder / "grid", grid),
         "## What may raise accuracy, on validation alone",
-        f"`real-questions` has {_count(folder / 'real'):,} questions, `all-questions` {_count(folder / 'all'):,}. "
+        f"`real-questions` has {_count(folder / 'real'):,} questions, "
+        f"`mined-questions` {_count(folder / 'with-mined'):,}. "
         "The best is chosen here, and tested once. Differences are those of the best scores, in points, paired.",
         _variations(found, chosen),
         "## The chosen run, shipped",

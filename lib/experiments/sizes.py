@@ -9,11 +9,13 @@ TWINS = ("dpo", "dpo-best")
 NUM_NEG = 4
 # The sizes differ in these flags alone. pretrain: None where a pretrained model is taken; aside: training questions
 # that join the validation split, which alone tells little apart; questions: of a run of the grid, whose accuracies are
-# by `score`; all: questions at most of the largest run; full: the learning rate of full fine-tuning.
+# by `score`; real: CaseHOLD's at most in `real-questions`, None for every one; mined: the split that mined ones join in
+# `mined-questions`, and how many both have at most; full: the learning rate of full fine-tuning.
 SIZES = {
     "cpu": {
         "aside": 400,
-        "all": 10_000,
+        "real": None,
+        "mined": ("real", 10_000),
         "pretrain": ["--params", "5m", "--batch-size", "4", "--minutes", "25", "--precision", "bf16", "--compile"],
         "train": {"batch_size": 8, "learning_rate": 3e-3, "epochs": 1},
         "questions": 1000,
@@ -23,7 +25,8 @@ SIZES = {
     },
     "gpu": {
         "aside": 400,
-        "all": 20_000,
+        "real": None,
+        "mined": ("real", 20_000),
         "pretrain": ["--params", "40m", "--batch-size", "32", "--minutes", "6"],
         "train": {"batch_size": 8, "learning_rate": 5e-4, "epochs": 3},
         "questions": 2500,
@@ -32,23 +35,24 @@ SIZES = {
         "jobs": 4,
     },
     "pretrained": {
-        "aside": 400,
-        "all": 4_000,
+        "aside": 100,
+        "real": 1_000,
+        "mined": ("questions", 200),
         "pretrain": None,
-        "train": {"batch_size": 4, "learning_rate": 3e-4, "epochs": 1, "lora_r": 16, "precision": "bf16"},
-        "questions": 400,
+        "train": {"batch_size": 4, "learning_rate": 5e-4, "epochs": 1, "lora_r": 16, "precision": "bf16"},
+        "questions": 100,
         "score": "pmi",
         "full": 3e-5,
         "jobs": 2,
     },
 }
-# Stand for the folders with every real question, and with every question there is, and for the size's `full`.
-REAL, ALL, FULL = "REAL", "ALL", "FULL"
+# Stand for the folders with more real questions, and with mined ones, and for the size's `full`.
+REAL, MINED, FULL = "REAL", "MINED", "FULL"
 # The longest is the first that is trained, so that those at a time end together.
 VARIATIONS = (
     Variation(RECIPE, ()),
     Variation("listwise", ("--loss", "listwise")),
-    Variation("all-questions", ("--data", ALL)),
+    Variation("mined-questions", ("--data", MINED)),
     Variation("real-questions", ("--data", REAL)),
     Variation("full", ("--lora-r", "0", "--learning-rate", FULL)),
     Variation("epochs-2", ("--epochs", "2")),

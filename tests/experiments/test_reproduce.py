@@ -20,7 +20,8 @@ from lib.experiments.variations import Outcome, best  # noqa: E402
 
 TINY = {
     "aside": 4,
-    "all": 100,
+    "real": None,
+    "mined": ("real", 100),
     "pretrain": ["--params", "5m", "--vocab", "400", "--row-length", "64", "--batch-size", "64", "--epochs", "1"],
     "train": {"batch_size": 4, "learning_rate": 1e-3, "epochs": 1},
     "questions": 8,
@@ -57,9 +58,10 @@ def test_a_folder_begun_with_another_base_is_refused(tmp_path):
         reproduce.Reproduction(reproduce.build_parser().parse_args([*flags, "--base", "gemma3-270m"]))
 
 
-def test_mixing_keeps_every_row_whole_and_puts_propositions_last(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mined", [("real", 9), ("questions", 7)])
+def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path, monkeypatch):
     """str.splitlines would break a row at U+2028, which its JSON may hold."""
-    monkeypatch.setitem(reproduce.SIZES, "cpu", TINY | {"all": 10, "questions": 5})
+    monkeypatch.setitem(reproduce.SIZES, "cpu", TINY | {"real": 7, "mined": mined, "questions": 5})
     flags = ["--casehold", str(tmp_path / "casehold"), "--opinions", "none", "--output", str(tmp_path / "out")]
     work = reproduce.Reproduction(reproduce.build_parser().parse_args(flags))
     made = {"casehold": rows(12), "out/mined": rows(4, start=20)}
@@ -83,10 +85,13 @@ def test_mixing_keeps_every_row_whole_and_puts_propositions_last(tmp_path, monke
     aside = read("casehold", "validation")[12:]
     assert read("casehold", "validation")[:12] == made["casehold"] == read("casehold", "test") and len(aside) == 4
     assert ordered(read("casehold") + aside) == ordered(made["casehold"])
-    assert read("real") == read("casehold") and read("questions") == read("real")[:5]
-    assert read("all")[:8] == read("real") and reproduction._count(tmp_path / "out" / "all") == 10
-    assert all(row in made["out/mined"][1:] for row in read("all")[8:])  # the proposition is over the limit
-    assert read("all", "validation") == read("casehold", "validation") and read("all", "test") == made["casehold"]
+    assert read("real") == read("casehold")[:7] and read("questions") == read("casehold")[:5]
+    joined, most = mined
+    with_mined = read("with-mined")
+    assert with_mined[:-2] == read(joined) and reproduction._count(tmp_path / "out" / "with-mined") == most
+    assert all(row in made["out/mined"][1:] for row in with_mined[-2:])  # the proposition is over the limit
+    assert read("with-mined", "validation") == read("casehold", "validation")
+    assert read("with-mined", "test") == made["casehold"]
 
 
 def test_a_pretrained_model_is_taken_by_name(tmp_path, monkeypatch):
@@ -125,7 +130,7 @@ def test_every_stage_and_going_on(tmp_path, monkeypatch):
     for split, count in (("train", 12), ("validation", 6), ("test", 8)):
         write_jsonl(tmp_path / "casehold" / f"{split}.jsonl", rows(count, start=100 * count))
     monkeypatch.setitem(reproduce.SIZES, "cpu", TINY)
-    chosen = [one for one in reproduce.VARIATIONS if one.name in (*reproduce.FROM_GRID, "all-questions", "full")]
+    chosen = [one for one in reproduce.VARIATIONS if one.name in (*reproduce.FROM_GRID, "mined-questions", "full")]
     monkeypatch.setattr(reproduce, "VARIATIONS", chosen)
     flags = ["--casehold", "casehold", "--opinions", "opinions.jsonl", "--output", "out"]
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +147,7 @@ def test_every_stage_and_going_on(tmp_path, monkeypatch):
         "tuned, C++ fp32",
         "tuned, C++ int8",
     ]
-    assert "exact McNemar" in text and "all-questions" in text and "Marsh's claim" in text
+    assert "exact McNemar" in text and "mined-questions" in text and "Marsh's claim" in text
     assert re.search(r"^\| TF-IDF \| [\d.]+% \| \d+ \| \d+ \| [\d.e-]+ \|$", text, re.MULTILINE)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     assert reproduce.main(flags) == 0
