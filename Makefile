@@ -33,7 +33,7 @@ reproduce: $(READY) ## CaseHOLD from text alone: SIZE=cpu (two hours), pretraine
 	$(BIN)/python tools/reproduce.py --size $(SIZE) --casehold $(CASEHOLD) --opinions $(OPINIONS) \
 		--output runs/reproduce-$(SIZE) $(FLAGS)
 
-bench: $(READY) scorer ## every benchmark, into runs/bench (two hours): CASEHOLD=DIR, TOKENIZER=DIR, LLAMA=FILE, GGUF=FILES
+bench: $(READY) scorer ## benchmarks of scoring and training, into runs/bench (two hours): CASEHOLD=DIR, TOKENIZER=DIR, LLAMA=FILE, GGUF=FILES
 	$(BIN)/python benchmarks/bench.py --data $(CASEHOLD) --tokenizer $(TOKENIZER) --output runs/bench \
 		$(if $(LLAMA),--llama-perplexity $(LLAMA) --gguf $(GGUF))
 

@@ -1,4 +1,4 @@
-"""The library of the scripts, in wings that CONTRIBUTING.md names."""
+"""The library of the scripts, in wings, each on those below it in the order of pyproject.toml."""
 
 import logging
 
