@@ -106,6 +106,8 @@ def evaluate(args: argparse.Namespace) -> None:
     """Score the questions, print what the predictions are worth, and write what was asked for."""
     if args.report and args.report.exists():
         raise InputError(f"{args.report}: exists already; name a new folder with --report")
+    if args.output and args.output.is_dir():
+        raise InputError(f"{args.output}: a folder; name a file with --output")
     precision = pick_precision(args.precision)
     accelerator = start_accelerator(precision)
     accelerator.print(describe_device(accelerator.device))

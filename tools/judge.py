@@ -204,7 +204,7 @@ def write_report(
     print(f"  {found.wins[0]} won, {found.wins[1]} lost, {ties} ties, which count half: {found.ties} in both orders,")
     print(f"  {found.equal} of equal texts, which are not asked, and {found.inconsistent} inconsistent")
     print(
-        f"position bias: of {found.judged - found.equal} questions asked, whichever answer stood first won "
+        f"position bias: of {found.judged - found.equal} questions with a verdict, whichever answer stood first won "
         f"{found.favours_a}, whichever stood second {found.favours_b}; {found.one_order} a tie in one order alone"
     )
     print(f"no verdict: {found.no_verdict} questions, left out of the win rate")

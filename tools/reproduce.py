@@ -36,6 +36,7 @@ from lib.experiments.sizes import FROM_GRID, FULL, MINED, NUM_NEG, REAL, SEED, S
 from lib.experiments.sweep import Sweep
 from lib.experiments.variations import Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
+from lib.models.runs import RUN_FILE
 from lib.paths import ROOT, atomic_dir, atomic_file
 from lib.questions.readers import find_split, read_rows
 from lib.training.losses import LOSSES
@@ -52,6 +53,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=positive_float, help="stop after so many, to go on later")
     return parser
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Raises InputError for what would be found out only once --output has been begun with it."""
+    if (Path(args.base) / RUN_FILE).exists():
+        raise InputError(f"{args.base}: a finished run; --base takes a model that has not been tuned")
+    if not args.casehold.is_dir():
+        raise InputError(f"{args.casehold}: no such folder; --casehold takes one with train, validation and test")
+    for split in ("train", "validation", "test"):
+        find_split(str(args.casehold.resolve()), split)
+    for path in args.opinions:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; --opinions takes those with opinions")
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
@@ -81,7 +95,7 @@ class Reproduction:
         try:
             code = child.wait()
         except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
+            child.terminate()  # SIGINT is ignored by what a shell began in the background
             child.wait()
             raise
         if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
@@ -109,14 +123,15 @@ class Reproduction:
         """casehold: the questions that were given, some of train moved to validation by the seed."""
         if self.casehold.exists():
             return
-        splits = (find_split(str(self.given), split) for split in ("train", "validation"))
-        train, validation = ([row for _, row in read_rows(path)] for path in splits)
+        paths = (find_split(str(self.given), split) for split in ("train", "validation", "test"))
+        train, validation, test = ([row for _, row in read_rows(path)] for path in paths)
         random.Random(SEED).shuffle(train)
         count = self.size["aside"]
+        aside = [row | {"id": f"aside-{row['id']}"} if "id" in row else row for row in train[:count]]
         with atomic_dir(self.casehold) as folder:
             write_rows(folder / "train.jsonl", train[count:])
-            write_rows(folder / "validation.jsonl", validation + train[:count])
-            shutil.copy(find_split(str(self.given), "test"), folder / "test.jsonl")
+            write_rows(folder / "validation.jsonl", validation + aside)
+            write_rows(folder / "test.jsonl", test)
 
     def mine(self) -> None:
         if not self.mined.exists():
@@ -177,13 +192,13 @@ class Reproduction:
 
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""
-        stands_for = {REAL: str(self.output / "real"), MINED: str(self.output / "with-mined"), FULL: str(self.size["full"])}
+        stands_for = {REAL: self.output / "real", MINED: self.output / "with-mined", FULL: self.size["full"]}
         for name, run in FROM_GRID.items():
             if not (self.output / "variations" / "runs" / name).exists():
                 with atomic_dir(self.output / "variations" / "runs" / name) as folder:
                     shutil.copytree(self.output / "grid" / "runs" / run, folder, dirs_exist_ok=True)
         variations = [
-            Variation(one.name, tuple(stands_for.get(flag, flag) for flag in one.flags)) for one in VARIATIONS
+            Variation(one.name, tuple(str(stands_for.get(flag, flag)) for flag in one.flags)) for one in VARIATIONS
         ]
         with Sweep(self.output / "variations", self.settings, score="all", splits=["validation"]) as sweep:
             sweep.perform(variations, self.size["jobs"])
@@ -223,6 +238,7 @@ class Reproduction:
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
+    check_inputs(args)
     if args.minutes:
         # A shell has its background jobs ignore it, and the scripts would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,7 +31,7 @@ from lib.models.runs import read_metrics
 from lib.models.sources import resolve
 from lib.paths import atomic_file
 from lib.questions.data import load_split
-from lib.questions.prompt_config import MAX_LENGTH, default_contract
+from lib.questions.prompt_config import MAX_LENGTH, PROMPT_FILE, default_contract
 from lib.training.losses import LOSSES
 
 SHARED = ("model", "data", "candidates", "limit", "template", "max_length")
@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     runs = make_grid(args.loss, args.every_num_neg, args.num_neg, args.beta, args.seed, *every)
     settings = {name: getattr(args, name) for name in SHARED}
     with ExitStack() as stack:
+        for split in args.split:  # before the folder is begun with it
+            load_split(args.data, split, limit=1, candidates_file=args.candidates)
         tasks = stack.enter_context(tasks_on(args.ray, args.jobs, args.gpus_per_run)) if args.ray else None
         sweep = stack.enter_context(Sweep(args.output, settings, score=args.score, splits=args.split))
         write_contract(args)
@@ -109,8 +111,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_contract(args: argparse.Namespace) -> None:
-    """The prompt contract of the runs, for the untuned model, which has none of its own."""
-    if args.template or args.max_length:
+    """The prompt contract of the runs, for the untuned model, where it would not be evaluated under it by itself."""
+    if args.template or args.max_length or Path(args.model, PROMPT_FILE).exists():  # a finished run has another one
         data = load_split(args.data, args.split[0], limit=1, candidates_file=args.candidates)
         template, length = args.template or data.default_template, args.max_length or MAX_LENGTH
         default_contract(template, load_tokenizer(resolve(args.model)), max_length=length).save(args.output)
@@ -122,8 +124,9 @@ def write_sweep_report(sweep: Sweep, runs: list[Run]) -> None:
     if models := example_models(sweep, runs):
         from lib.experiments.examples import make_examples
 
+        contract = sweep.folder if (sweep.folder / PROMPT_FILE).exists() else None
         report["examples"] = make_examples(
-            models, sweep.settings["data"], sweep.splits[-1], sweep.settings["candidates"]
+            models, sweep.settings["data"], sweep.splits[-1], sweep.settings["candidates"], contract
         )
     figures = draw_sweep(report, {run.name: read_metrics(sweep.run_folder(run.name)) for run in runs}, sweep.folder)
     for name, text in (

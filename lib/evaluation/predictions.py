@@ -32,7 +32,7 @@ def predictions_file(split: str) -> str:
 
 def by_score(path: Path, score: str) -> Path:
     """Where the predictions of one score are, of those that `path` names: NAME.SCORE.jsonl for NAME.jsonl."""
-    return path.with_suffix(f".{score}.jsonl")
+    return path.with_name(f"{path.name.removesuffix('.jsonl')}.{score}.jsonl")
 
 
 def write_every_score(path: Path, scored: Scored) -> list[Path]:

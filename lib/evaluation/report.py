@@ -76,7 +76,6 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     """The metrics and baselines as (name, value) in words."""
     metrics, right = summary.metrics, summary.metrics.right_margin
     facts = [
-        *(("warning", text) for text in summary.warnings),
         (f"accuracy ({summary.score})", f"{metrics.accuracy:.2%}, {metrics.correct} of {metrics.total}"),
         ("95 % interval, Wilson", percent_interval(metrics.wilson)),
         ("95 % interval, bootstrap", percent_interval(metrics.bootstrap)),
@@ -93,7 +92,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
             "questions, so check it on others"
         )
     facts.append((f"margin that gives {TARGET_ACCURACY:.0%}", answered))
-    return facts + [(f"baseline: {name}", text) for name, text in baseline_texts(summary).items()]
+    facts += [(f"baseline: {name}", text) for name, text in baseline_texts(summary).items()]
+    return facts + [("warning", text) for text in summary.warnings]
 
 
 def _group_rows(groups: Sequence[Group]) -> list[tuple[str, int, str, str]]:

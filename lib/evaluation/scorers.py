@@ -79,13 +79,14 @@ class ModelScorer:
         """Every log-prob that is asked for, each question, encoded by `prompt`, read once under each model."""
         if self.causal_lm is not None:
             check_family(self.causal_lm, prompt.max_length)
+        base = self._reference_scorer() if reference else None  # what it may refuse is refused first
         values = self._score(encoded, description, per_token)
         tokens = values if per_token else None
         return Scored(
             encoded,
             logprobs=[[math.fsum(ending) for ending in row] for row in values] if per_token else values,
             neutral=self._neutral(encoded, prompt) if neutral else None,
-            reference=self._reference(encoded) if reference else None,
+            reference=self._reference(base, encoded) if reference else None,
             token_logprobs=tokens,
             contract=prompt.digest,
         )
@@ -103,13 +104,15 @@ class ModelScorer:
     def _neutral(self, encoded: Sequence[EncodedQuestion], prompt: PromptConfig) -> Logprobs:
         return neutral_logprobs(encoded, self.tokenizer, prompt, lambda rows: self._score(rows, "neutral prompt"))
 
-    def _reference(self, encoded: Sequence[EncodedQuestion]) -> Logprobs:
+    def _reference_scorer(self) -> nn.Module:
         if not self.has_reference:
             raise InputError(
                 "--score reward: the model is no run, so it has no reference to compare with; name a run with --model"
             )
         scorer = self.scorer if isinstance(self.causal_lm, PeftModel) else self._prepare(self._base())
-        scorer = self.accelerator.unwrap_model(scorer)
+        return self.accelerator.unwrap_model(scorer)
+
+    def _reference(self, scorer: nn.Module, encoded: Sequence[EncodedQuestion]) -> Logprobs:
         base = scorer.causal_lm
         sha256 = self.training["base_sha256"] if is_four_bit(base) else weights_sha256(base)
         return reference_logprobs(scorer, encoded, self.accelerator, sha256, self.precision, self.batch_size)
@@ -117,7 +120,10 @@ class ModelScorer:
     def _base(self) -> nn.Module:
         """The model that a run without an adapter started from, in fp32 as the run's own weights are."""
         source = self.base or self.training["base_model"]
-        base = load_model(source, DTYPES["fp32"], merge=True).model
+        try:
+            base = load_model(source, DTYPES["fp32"], merge=True).model
+        except InputError as error:
+            raise InputError(f"the reference: {error}; if it has moved, name it with --base") from None
         if weights_sha256(base) != self.training["base_sha256"]:
             raise InputError(
                 f"{source}: not the weights that the run started from; the reward needs those: name them with --base"

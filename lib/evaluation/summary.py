@@ -77,9 +77,10 @@ def headline(summary: Summary) -> list[str]:
         f"  calibration  NLL {metrics.nll:.3f}, Brier {metrics.brier:.3f}, ECE {metrics.ece:.3f}",
         f"  {TARGET_ACCURACY:.0%} right    "
         + (
-            f"surely on the {right.answered} questions ({right.share:.1%}) with a margin of {right.margin:.3g} or more"
+            f"on the {right.answered} questions ({right.share:.1%}) with a margin of {right.margin:.3g} or more, found "
+            "on these very questions"
             if right
-            else "surely at no margin"
+            else "at no margin"
         ),
     ]
     if len(summary.histogram) <= MAX_PLACES:

@@ -1,6 +1,7 @@
 """What models write for a few questions, next to the gold (section 6.3 of Marsh)."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from transformers import GenerationConfig
@@ -9,23 +10,26 @@ from lib.models.loading import DTYPES, LoadedModel, load_model, pick_precision
 from lib.packed.inference import start_accelerator
 from lib.questions.data import STRIP, load_split
 from lib.questions.prompt import EncodedQuestion, encode_questions
-from lib.questions.prompt_config import default_contract
+from lib.questions.prompt_config import PromptConfig, default_contract
+from lib.questions.template import main_field
 from lib.training.generation import ending_of, left_padded, stop_ids
 
 NUM_QUESTIONS = 5
 
 
-def make_examples(models: Mapping[str, str], data: str, split: str, candidates_file: str | None = None) -> dict:
+def make_examples(
+    models: Mapping[str, str], data: str, split: str, candidates_file: str | None = None, contract: Path | None = None
+) -> dict:
     """For each of the split's first questions its gold, and the ending that each of `models` (title to source)
-    writes."""
+    writes, under the prompt contract in the folder `contract` (None: the model's own, or the default one)."""
     dataset = load_split(data, split, limit=NUM_QUESTIONS, candidates_file=candidates_file)
     precision = pick_precision("auto")
     device = start_accelerator(precision).device
-    main_field = dataset.default_template.strip("{}")
+    field = main_field(dataset.default_template)[1]
     examples = [
         {
             "id": question.id,
-            "prompt": question.fields[main_field],
+            "prompt": question.fields[field],
             "gold": question.endings[question.label].strip(STRIP),
             "written": {},
         }
@@ -33,7 +37,8 @@ def make_examples(models: Mapping[str, str], data: str, split: str, candidates_f
     ]
     for title, source in models.items():
         loaded = load_model(source, DTYPES[precision], merge=True)
-        prompt = loaded.prompt or default_contract(dataset.default_template, loaded.tokenizer)
+        given = PromptConfig.load(contract) if contract else loaded.prompt
+        prompt = given or default_contract(dataset.default_template, loaded.tokenizer)
         encoded = encode_questions(dataset.questions, loaded.tokenizer, prompt)
         for example, text in zip(examples, greedy_endings(loaded, encoded, device), strict=True):
             example["written"][title] = text

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.experiments.layout import UNTUNED
+from lib.experiments.report import untuned_title
 from lib.models.curve import running_mean
 from lib.paths import atomic_file
 
@@ -96,7 +97,8 @@ def _accuracy_line(axis, x: Sequence[float], variants: Sequence[dict], split: st
 
 def _untuned_line(axis, report: dict) -> None:
     split = report["measured"]
-    axis.axhline(report[UNTUNED][split]["accuracy"], color="0.4", linestyle="--", linewidth=1, label=UNTUNED)
+    accuracy, title = report[UNTUNED][split]["accuracy"], untuned_title(report)
+    axis.axhline(accuracy, color="0.4", linestyle="--", linewidth=1, label=title)
     axis.axhline(report["baselines"][split]["chance"], color="0.7", linestyle=":", linewidth=1, label="chance")
 
 

@@ -26,6 +26,11 @@ def sweep_report(report: dict, figures: Sequence[str]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def untuned_title(report: dict) -> str:
+    """The untuned model, and by what it chooses where that differs from the runs."""
+    return f"{UNTUNED}, by sum" if report["settings"]["score"] == "reward" else UNTUNED
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -37,7 +42,7 @@ def _heading(report: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in settings["libraries"].items())
     values = report["baselines"]
     base = [[name, *(f"{values[split][name]:.1%}" for split in questions)] for name in values[report["measured"]]]
-    base.append([UNTUNED, *(accuracy_cell(report[UNTUNED][split]) for split in questions)])
+    base.append([untuned_title(report), *(accuracy_cell(report[UNTUNED][split]) for split in questions)])
     head = ["without training", *(f"{split} ({count} questions)" for split, count in questions.items())]
     return "\n\n".join(
         [
@@ -85,7 +90,8 @@ def _variants_table(report: dict, variants: Sequence[dict]) -> str:
     *others, measured = report["questions"]
     header += [*others, measured, "min to max", "sd", "log-prob of the gold"]
     untuned = report[UNTUNED]
-    rows = [[UNTUNED, *[""] * (4 + num_epochs), *(f"{untuned[split]['accuracy']:.1%}" for split in others)]]
+    rows = [[untuned_title(report), *[""] * (4 + num_epochs)]]
+    rows[0] += [f"{untuned[split]['accuracy']:.1%}" for split in others]
     rows[0] += [accuracy_cell(untuned[measured]), "", "", f"{untuned[measured]['gold_logprob']:.1f}"]
     for variant in variants:
         losses = (f"{value:.4f}" for value in (variant["first_loss"], *variant["epoch_losses"]))

@@ -120,7 +120,7 @@ def _more_negatives(folder: Path, grid: dict) -> str:
     return (
         f"S-DPO with {most} negatives is right on {several.mean():.1%} and with one on {one.mean():.1%}, a difference "
         f"of {(several - one).mean() * 100:+.1f} points {percent_interval((low, high), signed=True)} over {len(one)} "
-        f"questions. Marsh's claim, that more negatives help, {verdict}."
+        f"questions (resampled; how seeds differ is not in it). Marsh's claim, that more negatives help, {verdict}."
     )
 
 

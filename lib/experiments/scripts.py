@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -69,7 +68,7 @@ class Scripts:
         with self.guard:
             self.stopping = True
             for child in self.children:
-                child.send_signal(signal.SIGINT)
+                child.terminate()  # SIGINT is ignored by what a shell began in the background
 
 
 def _code(child: subprocess.Popen) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 def write_card(path: Path, metadata: dict[str, str], size: str, checks: list[str]) -> None:
     """What the graph is, what it was made from, and what was measured while it was exported, `checks`, in lines."""
     training = json.loads(metadata["training"])
-    made = f"Tuned from `{metadata['base_model']}`" if training else f"Of `{metadata['base_model']}`, untuned"
+    base = f"`{metadata['base_model']}`"
+    made = f"Tuned from {base}" if training else f"Of {base}, without a record of training"
     settings = training.get("settings", {})
     rows = "".join(f"| {name} | {value} |\n" for name, value in settings.items())
     checked = "\n".join(f"- {line}" for line in checks)

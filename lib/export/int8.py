@@ -89,15 +89,22 @@ def _gated(node: ir.Node, products: dict[ir.Value, list[ir.Node]]) -> ir.Value |
 
 
 def use_matmul(graph: ir.Graph) -> set[ir.Node]:
-    """The projection's slices as MatMul by a transposed weight, as all other products are; returns them."""
-    slices = {node for node in graph if node.op_type == "Gemm"}
-    for node in slices:
-        weight = node.inputs[1]
-        transposed = ir.Tensor(np.ascontiguousarray(weight.const_value.numpy().T), name=weight.name)
-        weight.const_value, weight.shape = transposed, transposed.shape
-        node.op_type = "MatMul"
-        node.attributes.clear()
-    return slices
+    """Products of two axes (the projection's slices, all of GPT-2's) as MatMul by a weight [in, out], as all others
+    are, and an Add where they have a bias; returns the projection's."""
+    projection = set()
+    for node in [node for node in graph if node.op_type == "Gemm"]:
+        rows, weight, *biases = node.inputs
+        if node.attributes.get_int("transB", 0):
+            transposed = ir.Tensor(np.ascontiguousarray(weight.const_value.numpy().T), name=weight.name)
+            weight.const_value, weight.shape = transposed, transposed.shape
+        product = ir.node("MatMul", [rows, weight])
+        result = ir.node("Add", [product.outputs[0], *biases]) if biases else product
+        graph.insert_before(node, [product, result] if biases else [product])
+        if any(user.op_type == "LogSoftmax" for user, _ in node.outputs[0].uses()):
+            projection.add(product)
+        ir.convenience.replace_all_uses_with(node.outputs[0], result.outputs[0])
+        graph.remove(node, safe=True)
+    return projection
 
 
 def _quantize_tables(graph: ir.Graph, dtype: type[np.integer]) -> None:

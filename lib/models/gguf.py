@@ -3,11 +3,12 @@
 transformers reads the weights. Of the tokenizer it keeps the vocabulary alone and guesses the rest (SmolLM2's digits
 stay together, Gemma's merges are lost), so it is built here, from the names of its form that the metadata carry:
 `tokenizer.ggml.model` and `tokenizer.ggml.pre`, as llama.cpp reads them (src/llama-vocab.cpp). A form that is not in
-`PRE_TOKENIZERS` is refused by its name, unless the model's own tokenizer.json lies beside the file: that one is taken,
+`FORMS` is refused by its name, unless the model's own tokenizer.json lies beside the file: that one is taken,
 where it names the file's tokens.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,15 +42,25 @@ def _digits_then_gpt2() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-# `tokenizer.ggml.pre` to what cuts a text into words, and whether it is brought into NFC first.
-PRE_TOKENIZERS: dict[str, tuple[Callable[[], pre_tokenizers.PreTokenizer], bool]] = {
-    "gpt-2": (_gpt2, False),
-    "phi-2": (_gpt2, False),
-    "olmo": (_gpt2, True),
-    "smollm": (_digits_then_gpt2, False),
-    "starcoder": (_digits_then_gpt2, False),
-    "qwen2": (lambda: _split(QWEN2), True),
-    "llama-bpe": (lambda: _split(LLAMA3), False),
+@dataclass(frozen=True)
+class Form:
+    """pre_tokenizer: what cuts a text into words. in_nfc: whether it is brought into NFC first. like_llama: whether a
+    word that is a token is taken whole, and texts open with the start token where the file does not say."""
+
+    pre_tokenizer: Callable[[], pre_tokenizers.PreTokenizer]
+    in_nfc: bool = False
+    like_llama: bool = False
+
+
+# By `tokenizer.ggml.pre`.
+FORMS = {
+    "gpt-2": Form(_gpt2),
+    "phi-2": Form(_gpt2),
+    "olmo": Form(_gpt2, in_nfc=True),
+    "smollm": Form(_digits_then_gpt2),
+    "starcoder": Form(_digits_then_gpt2),
+    "qwen2": Form(lambda: _split(QWEN2), in_nfc=True),
+    "llama-bpe": Form(lambda: _split(LLAMA3), like_llama=True),
 }
 
 
@@ -84,24 +95,24 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     is not known here."""
     metadata, value = _read_metadata(file)
     kind = value("model")
-    form = value("pre") if kind == "gpt2" else None
-    if form not in PRE_TOKENIZERS:
-        named = f"tokenizer.ggml.pre '{form}'" if form else f"tokenizer.ggml.model '{kind}'"
+    name = value("pre") if kind == "gpt2" else None
+    if name not in FORMS:
+        named = f"tokenizer.ggml.pre '{name}'" if name else f"tokenizer.ggml.model '{kind}'"
         raise InputError(
-            f"{file}: {named} is no form that is read from GGUF (known: gpt2 with {', '.join(PRE_TOKENIZERS)}); put "
+            f"{file}: {named} is no form that is read from GGUF (known: gpt2 with {', '.join(FORMS)}); put "
             f"the model's own {TOKENIZER_FILE} beside the file, or name a model folder"
         )
     tokens, types = value("tokens"), value("token_type")
     merges = [tuple(merge.split(" ")) for merge in value("merges")]
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
-    pre_tokenizer, in_nfc = PRE_TOKENIZERS[form]
-    tokenizer.normalizer = normalizers.NFC() if in_nfc else None
-    tokenizer.pre_tokenizer = pre_tokenizer()
+    form, vocab = FORMS[name], {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=form.like_llama))
+    tokenizer.normalizer = normalizers.NFC() if form.in_nfc else None
+    tokenizer.pre_tokenizer = form.pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
     for kind, add in ((CONTROL, tokenizer.add_special_tokens), (USER_DEFINED, tokenizer.add_tokens)):
         own = [token for token, its_kind in zip(tokens, types, strict=True) if its_kind == kind]
         add([AddedToken(token, special=kind == CONTROL, normalized=False) for token in own])
-    special = _special_tokens(metadata, value)
+    special = _special_tokens(metadata, value, opens=form.like_llama)
     if "bos_token" in special:
         start = special["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -128,11 +139,12 @@ def _own_tokenizer(file: Path, tokenizer_file: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_special_tokens(metadata, value))
 
 
-def _special_tokens(metadata: dict, value: Callable) -> dict[str, str]:
-    """The end token and, where texts are to open with it, the start token, by transformers' names for them."""
+def _special_tokens(metadata: dict, value: Callable, *, opens: bool = False) -> dict[str, str]:
+    """The end token and, where texts are to open with it (`opens`: where the file does not say), the start token, by
+    transformers' names for them."""
     tokens = value("tokens")
     special = {"eos_token": tokens[value("eos_token_id")]}
-    if metadata.get("tokenizer.ggml.add_bos_token"):
+    if metadata.get("tokenizer.ggml.add_bos_token", opens):
         special["bos_token"] = tokens[value("bos_token_id")]
     return special
 

@@ -96,7 +96,7 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a model folder or hub name; it must have an end-of-text token."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a broken tokenizer.json the library raises nothing more precise
         raise InputError(f"{location}: no usable tokenizer ({first_line(error)})") from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise InputError(f"{location}: the tokenizer needs a tokenizer.json and an end-of-text token")
@@ -110,7 +110,7 @@ def _load_base(location: str, dtype: torch.dtype, *, four_bit: bool = False) -> 
     how |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **how)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise InputError(f"{location}: cannot load the model ({first_line(error)})") from None
     if info["missing_keys"]:
         # Transformers would fill these with random numbers and go on.
@@ -128,6 +128,8 @@ def _load_run(
         recorded = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder / ADAPTER_CONFIG}: broken ({error}); train again") from None
+    if not base and not isinstance(recorded, str):
+        raise InputError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path names no model; name it with {BASE_FLAG}")
     # Weights that the run had in fp32 are hashed in fp32, whatever they become then.
     trained_in = DTYPES[training.get("precision", "fp32")]
     exact = torch.float32 if merge or trained_in == torch.float32 else dtype

@@ -172,7 +172,10 @@ def _legalbench(data: HubData, split: str) -> HubSplit:
     for main, template in LEGALBENCH_PROMPTS:
         others = {name for _, name, _, _ in Formatter().parse(template) if name} - {"context"}
         if {main, *others} <= columns:
-            made = [_of(row, *others) | {"text": row[main], "label": row["answer"]} for row in rows]
+            labels = (answers.index(row["answer"].strip()) for row in rows)
+            made = [
+                _of(row, *others) | {"text": row[main], "label": label} for row, label in zip(rows, labels, strict=True)
+            ]
             return HubSplit(made, source, sha256, tuple(answers), template)
     known = ", ".join(dict.fromkeys(main for main, _ in LEGALBENCH_PROMPTS))
     raise InputError(f"{source}: none of its columns ({', '.join(columns)}) is known for a prompt; those are {known}")

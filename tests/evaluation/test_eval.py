@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
 import eval_mc
 import lib.evaluation.predictions
 from lib.errors import InputError
+from lib.evaluation.predictions import by_score
 from lib.evaluation.scores import choose, score_values
 from lib.models.loading import load_model
 from lib.packed.selfcheck import unpacked_logprobs
@@ -153,3 +155,13 @@ def test_long_rows_are_cut_and_counted(tmp_path, capsys, model_folder):
     path = write_jsonl(tmp_path / "long.jsonl", long)
     evaluate("--model", model_folder, "--data", path)
     assert "3 cut on the left" in capsys.readouterr().out
+
+
+def test_files_of_scores_keep_what_follows_a_dot_in_their_name():
+    assert by_score(Path("of-qwen2.5"), "pmi") == Path("of-qwen2.5.pmi.jsonl")
+    assert by_score(Path("runs/of-qwen2.5.jsonl"), "pmi") == Path("runs/of-qwen2.5.pmi.jsonl")
+
+
+def test_a_folder_is_refused_as_output_before_anything_is_scored(tmp_path):
+    with pytest.raises(InputError, match=": a folder; name a file with --output"):
+        eval_mc.main(["--model", "none", "--data", "none", "--output", str(tmp_path)])

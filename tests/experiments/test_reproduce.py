@@ -1,5 +1,6 @@
 """The whole experiment on made-up text: every stage, stopped on the way and gone on with."""
 
+import csv
 import json
 import re
 import sys
@@ -17,6 +18,7 @@ from lib.evaluation.predictions import by_score  # noqa: E402
 from lib.experiments import reproduction  # noqa: E402
 from lib.experiments.sweep import Sweep  # noqa: E402
 from lib.experiments.variations import Outcome, best  # noqa: E402
+from lib.questions.data import load_split  # noqa: E402
 
 TINY = {
     "aside": 4,
@@ -72,6 +74,16 @@ def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records)
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "casehold" / "test.jsonl").unlink()
+    with (tmp_path / "casehold" / "test.csv").open("w", encoding="utf-8", newline="") as file:
+        texts = [{"citing_prompt": row["context"], "label": row["label"]} for row in made["casehold"]]
+        texts = [
+            text | {f"holding_{place}": ending for place, ending in enumerate(row["endings"])}
+            for text, row in zip(texts, made["casehold"], strict=True)
+        ]
+        writer = csv.DictWriter(file, list(texts[0]))
+        writer.writeheader()
+        writer.writerows(texts)
     work.set_aside()
     work.mix()
 
@@ -82,8 +94,13 @@ def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path
     def ordered(found: list[dict]) -> list[dict]:
         return sorted(found, key=lambda row: row["context"])
 
+    assert [
+        question.fields["context"] for question in load_split(str(tmp_path / "out" / "casehold"), "test").questions
+    ] == [row["context"] for row in made["casehold"]]
     aside = read("casehold", "validation")[12:]
-    assert read("casehold", "validation")[:12] == made["casehold"] == read("casehold", "test") and len(aside) == 4
+    assert read("casehold", "validation")[:12] == made["casehold"] and len(aside) == 4
+    assert all(row["id"].startswith("aside-") for row in aside)  # else one of validation may have its id
+    aside = [row | {"id": row["id"].removeprefix("aside-")} for row in aside]
     assert ordered(read("casehold") + aside) == ordered(made["casehold"])
     assert read("real") == read("casehold")[:7] and read("questions") == read("casehold")[:5]
     joined, most = mined
@@ -91,7 +108,22 @@ def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path
     assert with_mined[:-2] == read(joined) and reproduction._count(tmp_path / "out" / "with-mined") == most
     assert all(row in made["out/mined"][1:] for row in with_mined[-2:])  # the proposition is over the limit
     assert read("with-mined", "validation") == read("casehold", "validation")
-    assert read("with-mined", "test") == made["casehold"]
+    assert read("with-mined", "test") == read("casehold", "test")
+
+
+@pytest.mark.parametrize(
+    ("flag", "what"),
+    [
+        ("--casehold", "typo: no such folder; --casehold takes one with train, validation and test"),
+        ("--opinions", "typo: no such file or folder; --opinions takes those with opinions"),
+    ],
+)
+def test_a_mistyped_path_does_not_begin_the_folder(flag, what, tmp_path, data_folder):
+    paths = {"--casehold": str(data_folder), "--opinions": str(data_folder), flag: "typo"}
+    flags = [text for pair in paths.items() for text in pair]
+    with pytest.raises(InputError, match=what):
+        reproduce.main([*flags, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pretrained_model_is_taken_by_name(tmp_path, monkeypatch):

@@ -257,13 +257,15 @@ def test_a_loss_with_fewer_seeds_leaves_their_columns_empty():
 
 
 def test_an_interrupt_reaches_each_script_once_and_waits(stand_in):
+    """Also one that ignores Ctrl-C, as a shell has what it starts in the background do."""
     train = """
 def save(*_):
     with (folder / "saved").open("a") as file:
         time.sleep(0.2)
         file.write("once ")
-    sys.exit(130)
-signal.signal(signal.SIGINT, save)
+    sys.exit(143)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, save)
 folder.mkdir()
 time.sleep(60)
 """

@@ -329,6 +329,35 @@ def with_rounded_weights(source: Path, path: Path, form: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("bias", [[], [np.float32([3, -1])]], ids=["without", "with a bias"])
+def test_a_product_of_two_axes_is_a_matmul(transposed, bias):
+    """As Phi's projection has a bias, and GPT-2's weights are [in, out]."""
+    rows, weight = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32), np.eye(2, 4, dtype=np.float32)
+    constants = [weight if transposed else weight.T, *bias]
+    names = ["weight", "bias"][: len(constants)]
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Gemm", ["rows", *names], ["logits"], transB=transposed),
+            onnx.helper.make_node("LogSoftmax", ["logits"], ["logprobs"]),
+        ],
+        "product",
+        [onnx.helper.make_tensor_value_info("rows", onnx.TensorProto.FLOAT, [3, 4])],
+        [onnx.helper.make_tensor_value_info("logprobs", onnx.TensorProto.FLOAT, [3, 2])],
+        [
+            onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+            for value, name in zip(constants, names, strict=True)
+        ],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    (before,) = onnx.reference.ReferenceEvaluator(model).run(None, {"rows": rows})
+    changed = onnx_ir.from_proto(model)
+    (projection,) = use_matmul(changed.graph)
+    assert projection.op_type == "MatMul" and not [node for node in changed.graph if node.op_type == "Gemm"]
+    (after,) = onnx.reference.ReferenceEvaluator(onnx_ir.to_proto(changed)).run(None, {"rows": rows})
+    np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
 def test_a_second_pass_leaves_little_but_the_rounding_of_the_weights(exported, tmp_path, encode):
     batch, changes = pack(encode(rows(6))), {}
     for form in ("int8", "int8x2"):

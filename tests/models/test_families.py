@@ -56,7 +56,7 @@ def test_a_family_goes_the_whole_way_or_is_refused(family, outcome, tokenizer, s
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa" if family != "mamba" else None)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # a new model's are all zero, and would hide what forgets them
-            torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(parameter, std=2 if name == "lm_head.bias" else 0.2)
     model.save_pretrained("base")
     tokenizer.save_pretrained("base")
     flags = ["--num-neg", "4", "--epochs", "1", "--batch-size", "4", "--learning-rate", "1e-3"]
@@ -68,10 +68,12 @@ def test_a_family_goes_the_whole_way_or_is_refused(family, outcome, tokenizer, s
         return
     assert train_sdpo.main(flags) == 0
     assert eval_mc.main(["--split", "test", "--model", "run", "--data", "data", "--output", "python.jsonl"]) == 0
-    assert export.main(["--model", "run", "--data", "data", "--output", "model.onnx"]) == 0
-    command = [ROOT / "cpp_scorer" / "score", "--model", "model.onnx", "--input", "data/test.jsonl"]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     ours = [json.loads(line) for line in (tmp_path / "python.jsonl").read_text().splitlines()]
-    assert len(lines) == len(ours) == 8
-    for line, mine in zip(map(json.loads, lines), ours, strict=True):
-        assert line["logprobs"] == pytest.approx(mine["logprobs"], abs=2e-3)
+    for form, tolerance in (("none", {"abs": 2e-3}), ("int8", {"rel": 0.05}), ("int8x2", {"rel": 0.01})):
+        flags = ["--quantize", form, "--max-flips", "1", "--output", f"{form}.onnx"]
+        assert export.main(["--model", "run", "--data", "data", *flags]) == 0
+        command = [ROOT / "cpp_scorer" / "score", "--model", f"{form}.onnx", "--input", "data/test.jsonl"]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        assert len(lines) == len(ours) == 8
+        for line, mine in zip(map(json.loads, lines), ours, strict=True):
+            assert line["logprobs"] == pytest.approx(mine["logprobs"], **tolerance), form

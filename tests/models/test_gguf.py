@@ -106,6 +106,17 @@ def test_a_start_token_is_put_where_the_file_says_so(tmp_path, tokenizer):
     assert ids == [tokenizer.eos_token_id, *tokenizer("the court")["input_ids"]]
 
 
+def test_llama_3_opens_texts_and_takes_whole_words_unless_the_file_says_otherwise(tmp_path, tokenizer):
+    """As llama.cpp does for llama-bpe: a token that no merges lead to is still a word's, if it is that word."""
+    tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])]
+    vocabulary = {"tokenizer.ggml.tokens": [*tokens, "zzzz"], "tokenizer.ggml.token_type": [1] * (len(tokens) + 1)}
+    given = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None, **vocabulary}
+    ids = reader.read_tokenizer(write_gguf(tmp_path / "tiny.gguf", tokenizer, **given))("zzzz")["input_ids"]
+    assert ids == [tokenizer.eos_token_id, len(tokens)]
+    given |= {"tokenizer.ggml.add_bos_token": False}
+    assert reader.read_tokenizer(write_gguf(tmp_path / "no.gguf", tokenizer, **given))("zzzz")["input_ids"] == ids[1:]
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [

@@ -105,3 +105,19 @@ def test_bf16_that_a_gpu_only_emulates_is_not_picked(monkeypatch, own):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: own or including_emulation)
     assert pick_precision("auto") == ("bf16" if own else "fp32")
     assert pick_precision("bf16") == "bf16"
+
+
+def test_a_broken_tokenizer_is_one_clear_line(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="model: no usable tokenizer"):
+        load_model(str(tmp_path / "model"), torch.float32)
+
+
+def test_an_adapter_that_names_no_base_is_told_the_flag(moved):
+    config = json.loads((moved / "run" / "adapter_config.json").read_text())
+    (moved / "run" / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(InputError, match="base_model_name_or_path names no model; name it with --base"):
+        load_model(str(moved / "run"), torch.float32)
+    load_model(str(moved / "run"), torch.float32, base=str(moved / "elsewhere"))

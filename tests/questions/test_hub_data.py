@@ -212,6 +212,13 @@ def test_the_candidates_of_legalbench_are_the_answers_of_both_splits(hub):
     assert not has_validation("legalbench/hearsay")
 
 
+def test_other_class_names_stand_for_the_answers_of_legalbench(hub, tmp_path):
+    (tmp_path / "names.txt").write_text("no hearsay\nhearsay")
+    named = load_split("legalbench/hearsay", "test", candidates_file="names.txt")
+    assert named.questions[0].endings == ("no hearsay", "hearsay")
+    assert [question.label for question in named.questions] == [1, 0, 0]
+
+
 def test_a_prompt_of_several_columns_has_a_template_of_its_own(hub):
     data = load_split("legalbench/contract_qa", "test")
     assert data.default_template == "{context}\n{question}"
