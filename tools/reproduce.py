@@ -198,7 +198,9 @@ class Reproduction:
                 with atomic_dir(self.output / "variations" / "runs" / name) as folder:
                     shutil.copytree(self.output / "grid" / "runs" / run, folder, dirs_exist_ok=True)
         variations = [
-            Variation(one.name, tuple(str(stands_for.get(flag, flag)) for flag in one.flags)) for one in VARIATIONS
+            Variation(one.name, tuple(str(stands_for.get(flag, flag)) for flag in one.flags))
+            for one in VARIATIONS
+            if one.name not in self.size["left_out"]
         ]
         with Sweep(self.output / "variations", self.settings, score="all", splits=["validation"]) as sweep:
             sweep.perform(variations, self.size["jobs"])

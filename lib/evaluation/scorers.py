@@ -1,6 +1,7 @@
 """A model to evaluate, whatever it is kept as: a run, a model folder or a hub name in PyTorch, or an exported graph in
 onnxruntime. All are asked the same packed questions."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from lib.errors import InputError
 from lib.evaluation.scores import Scored
 from lib.models.loading import DTYPES, load_model, weights_sha256
+from lib.models.runs import trained_on
 from lib.packed.inference import Logprobs, score_questions
 from lib.packed.neutral import neutral_logprobs
 from lib.packed.onednn_layers import use_onednn
@@ -48,7 +50,7 @@ class ModelScorer:
 
             self.scorer, self.tokenizer, metadata = open_export(Path(source))
             self.prompt = contract_in(metadata)
-            self.trained_on = frozenset(filter(None, [metadata["data_sha256"]]))
+            self.trained_on = trained_on(json.loads(metadata["training"]))
         else:
             loaded = load_model(source, DTYPES[precision], base=base)
             self.tokenizer, self.prompt, self.training = loaded.tokenizer, loaded.prompt, loaded.training

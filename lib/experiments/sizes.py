@@ -10,7 +10,8 @@ NUM_NEG = 4
 # The sizes differ in these flags alone. pretrain: None where a pretrained model is taken; aside: training questions
 # that join the validation split, which alone tells little apart; questions: of a run of the grid, whose accuracies are
 # by `score`; real: CaseHOLD's at most in `real-questions`, None for every one; mined: the split that mined ones join in
-# `mined-questions`, and how many both have at most; full: the learning rate of full fine-tuning.
+# `mined-questions`, and how many both have at most; full: the learning rate of full fine-tuning; left_out: variations
+# that there is no time for.
 SIZES = {
     "cpu": {
         "aside": 400,
@@ -21,6 +22,7 @@ SIZES = {
         "questions": 1000,
         "score": "reward",
         "full": 3e-4,
+        "left_out": (),
         "jobs": 2,
     },
     "gpu": {
@@ -32,6 +34,7 @@ SIZES = {
         "questions": 2500,
         "score": "reward",
         "full": 3e-4,
+        "left_out": (),
         "jobs": 4,
     },
     "pretrained": {
@@ -43,6 +46,7 @@ SIZES = {
         "questions": 100,
         "score": "pmi",
         "full": 3e-5,
+        "left_out": ("hard-2-of-4", "beta-0.5"),
         "jobs": 2,
     },
 }

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from lib.checksums import check_sums
 from lib.errors import InputError, first_line
 from lib.models.four_bit import four_bit_config, use_one_product
-from lib.models.runs import RUN_FILE, read_run
+from lib.models.runs import RUN_FILE, read_run, trained_on
 from lib.models.sources import ADAPTER_CONFIG, recorded_name, resolve
 from lib.packed.precision import cast_parameters
 from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
@@ -74,13 +74,12 @@ def load_model(
     if folder:
         check_sums(folder)
     training = read_run(folder) if folder and (folder / RUN_FILE).exists() else {}
-    trained_on = frozenset(filter(None, [training.get("data_sha256", {}).get("train")]))
-    whole_sha256 = None
+    seen, whole_sha256 = trained_on(training), None
     if folder and (folder / ADAPTER_CONFIG).exists():
         if four_bit:
             raise InputError(f"{source}: no adapter is merged into 4 bits; merge it first: export.py --merged-dir")
         model, earlier = _load_run(folder, dtype, merge, base, training)
-        trained_on |= earlier
+        seen |= earlier
     elif four_bit:
         whole_sha256 = weights_sha256(_load_base(location, dtype))
         model = _load_base(location, dtype, four_bit=True)
@@ -89,7 +88,7 @@ def load_model(
         model = _load_base(location, torch.float32 if every_weight and not merge else dtype)
     model.name_or_path = recorded_name(source)  # what a new adapter records as its base
     prompt = PromptConfig.load(folder) if folder and (folder / PROMPT_FILE).exists() else None
-    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training, trained_on, whole_sha256)
+    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training, seen, whole_sha256)
 
 
 def load_tokenizer(location: str) -> PreTrainedTokenizerBase:

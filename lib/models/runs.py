@@ -46,6 +46,12 @@ def read_run(folder: Path) -> dict:
     return record
 
 
+def trained_on(record: Mapping) -> frozenset[str]:
+    """SHA-256 of the training data of a run, {} for none, and of the runs that it started from."""
+    own = record.get("data_sha256", {}).get("train")
+    return frozenset([*record.get("trained_on", []), *([own] if own else [])])
+
+
 def open_run(folder: Path, settings: dict, identity: dict, *, resume: bool) -> dict:
     """Begin the run's record in its folder, or check that the run to resume is still the same.
 

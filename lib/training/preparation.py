@@ -56,6 +56,8 @@ def load_start(settings: Namespace, recipe: Recipe, precision: str, accelerator:
         end_token=settings.end_token,
     )
     identity = {"base_model": loaded.model.name_or_path, "base_sha256": loaded.weights_sha256}
+    if loaded.trained_on:
+        identity["trained_on"] = sorted(loaded.trained_on)
     questions, report, written_sha256 = prepare_questions(train, loaded, prompt, recipe, accelerator, settings.strict)
     checkpointing, said = pick_checkpointing(
         vars(settings), loaded.model, questions, recipe.sampling, accelerator.device

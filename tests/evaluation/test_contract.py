@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 import eval_mc
 import export
+import train_sdpo
 from lib.errors import InputError
 from lib.export.contract import read_contract
 from lib.models.loading import load_model
@@ -146,6 +147,22 @@ def test_questions_that_a_model_was_trained_on_are_called_so(tmp_path, capsys, t
             "<strong>warning|95 % interval [^[]*%,", text
         )
         assert "trained on these very questions" not in (tmp_path / "report" / name).read_text(encoding="utf-8")
+
+
+def test_what_a_run_started_from_was_trained_on_is_known_of_it_and_its_export(
+    tmp_path, capsys, trained, data_folder, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    first = shutil.copy(data_folder / "train.jsonl", tmp_path / "first.jsonl")
+    write_jsonl(tmp_path / "second.jsonl", rows(4, start=500))
+    flags = ["--epochs", "1", "--lora-r", "0", "--limit", "2", "--validation-share", "0", "--output", "second"]
+    train_sdpo.main(["--model", str(trained), "--data", "second.jsonl", *flags])
+    export.main(["--model", "second", "--data", "second.jsonl", "--output", "second.onnx"])
+    for model in ("second", "second.onnx"):
+        for data in (first, "second.jsonl"):
+            capsys.readouterr()
+            eval_mc.main(["--model", model, "--data", str(data), "--limit", "2"])
+            assert "warning: the model was trained on these very questions" in capsys.readouterr().out, (model, data)
 
 
 def test_what_the_first_run_of_two_was_trained_on_counts_too(tmp_path, trained, tokenizer):

@@ -29,6 +29,7 @@ TINY = {
     "questions": 8,
     "score": "reward",
     "full": 3e-4,
+    "left_out": (),
     "jobs": 2,
 }
 
