@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
+from shlex import quote
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -31,6 +32,7 @@ from lib.cli import (
     parse_typed,
     positive_float,
     positive_int,
+    seed,
     share,
 )
 from lib.errors import StopRequest, run_script
@@ -142,7 +144,7 @@ def add_training_flags(model, training) -> None:
     training.add_argument("--batch-size", type=positive_int, default=2, help="questions a process takes at once")
     training.add_argument("--grad-accum", type=positive_int, default=1, help="batches a step adds up")
     training.add_argument("--learning-rate", type=positive_float, default=5e-5, help="of AdamW, at its highest")
-    training.add_argument("--seed", type=int, default=0, help="of adapter, dropout, order and negatives")
+    training.add_argument("--seed", type=seed, default=0, help="of adapter, dropout, order and negatives")
     training.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
     checkpointing = "less memory, more time (default: where a GPU's memory asks for it)"
     training.add_argument("--grad-checkpointing", action=SWITCH, help=checkpointing)
@@ -206,7 +208,8 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     global_batch_size = settings.batch_size * settings.grad_accum * accelerator.num_processes  # questions a step
     steps_per_epoch = math.ceil(len(questions) / global_batch_size)
     num_steps = settings.epochs * steps_per_epoch
-    schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(WARMUP_SHARE * num_steps), num_steps)
+    warmup = math.ceil(WARMUP_SHARE * num_steps) if num_steps > 1 else 0  # its first step has a rate of 0
+    schedule = get_linear_schedule_with_warmup(optimizer, warmup, num_steps)
     scorer, optimizer, schedule = accelerator.prepare(PackedScorer(start.model), optimizer, schedule)
     plain_scorer = accelerator.unwrap_model(scorer)
 
@@ -259,7 +262,9 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
             checkpoints.save(step + 1, metrics_bytes=journal.metrics_bytes)
         if stopped:
             journal.close()
-            accelerator.print(f"stopped after step {step}; go on: python train_sdpo.py --resume --output {folder}")
+            accelerator.print(
+                f"stopped after step {step}; go on: python train_sdpo.py --resume --output {quote(str(folder))}"
+            )
             return 128 + (request.signum or signal.SIGINT)
     journal.close()
 
@@ -289,8 +294,8 @@ def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Star
     metrics = read_metrics(folder)
     card = model_card(record, metrics, len(start.questions), len(start.validation))
     finish_run(folder, record, start.model, start.loaded.tokenizer, start.prompt, card)
-    data = "" if settings.data == "casehold" else f" --data {settings.data}"
-    data += f" --candidates {settings.candidates}" if settings.candidates else ""
+    data = "" if settings.data == "casehold" else f" --data {quote(settings.data)}"
+    data += f" --candidates {quote(settings.candidates)}" if settings.candidates else ""
     print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
     validations = [line for line in metrics if "validation_accuracy" in line]
     if validations:
@@ -298,7 +303,7 @@ def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Star
         if best["validation_accuracy"] > last["validation_accuracy"]:
             print(f"note: validation was best after epoch {best['epoch'] + 1}; --epochs {best['epoch'] + 1} ends there")
         data += f" --score {last.get('validation_score', 'sum')}"  # before there were others it was the sum
-    print(f"next: python eval_mc.py --split test --model {folder}{data}")
+    print(f"next: python eval_mc.py --split test --model {quote(str(folder))}{data}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,11 @@ def nonnegative_int(text: str) -> int:
     return _number(int, text, lambda value: value >= 0, "a whole number from 0 up")
 
 
+def seed(text: str) -> int:
+    """What every generator takes: NumPy's the least."""
+    return _number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2^32 - 1")
+
+
 def positive_float(text: str) -> float:
     return _number(float, text, lambda value: 0 < value < math.inf, "a number above 0")
 
@@ -66,5 +71,5 @@ def share(text: str) -> float:
     return _number(float, text, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
-METAVARS = dict.fromkeys((int, positive_int, nonnegative_int), "N")
+METAVARS = dict.fromkeys((int, positive_int, nonnegative_int, seed), "N")
 METAVARS |= dict.fromkeys((positive_float, nonnegative_float, zero_to_one, share), "X")

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int, share
@@ -117,7 +118,7 @@ def mine(args: argparse.Namespace, shares: dict[str, float], workers: Workers) -
     print(f"opinions: {num_read:,} read, {num_excluded:,} left out for words of questions to exclude")
     print(f"questions: {made}; {dropped.total():,} parentheticals dropped")
     print(f"{args.output}: report.md says why, with questions to read")
-    print(f"next: python train_sdpo.py --num-neg 4 --data {args.output}")
+    print(f"next: python train_sdpo.py --num-neg 4 --data {quote(str(args.output))}")
     return 0
 
 

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from shlex import quote
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.checksums import SUMS_FILE, check_sums, write_sums
-from lib.cli import HelpFormatter, positive_float, positive_int
+from lib.cli import HelpFormatter, parse_typed, positive_float, positive_int, seed
 from lib.errors import InputError, StopRequest, run_script
 from lib.mining.corpus import load_corpus
 from lib.mining.holdings import filled_passages
@@ -77,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument("--row-length", type=positive_int, default=512, help="tokens of a row")
     training.add_argument("--batch-size", type=positive_int, default=16, help="rows a step")
     training.add_argument("--learning-rate", type=positive_float, help="of AdamW, at its highest (default: by size)")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order and what is held out")
+    training.add_argument("--seed", type=seed, default=0, help="of weights, order and what is held out")
     training.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU; the faster on a CPU"
     )
@@ -97,11 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
 def read_settings(argv: list[str] | None) -> argparse.Namespace:
     """The flags; with --resume those the run was started with, and no others may be given."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    parsed, typed = parse_typed(parser, argv)
+    args = argparse.Namespace(**parsed)
     if args.resume:
-        unset = object()
-        given = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset))))
-        extra = [name for name, value in given.items() if value is not unset and name not in ("resume", "output")]
+        extra = [name for name in typed if name not in ("resume", "output")]
         if extra:
             parser.error(f"--resume takes --output alone, not --{extra[0].replace('_', '-')}: the run has its settings")
         return args
@@ -203,7 +203,9 @@ def train(output: Path) -> int:
             training.save(work / CHECKPOINT, step=step + 1, metrics_bytes=log.size, seconds=seconds)
         if request.signum and not last:
             bar.close()
-            print(f"stopped after step {step}; go on: python tools/pretrain_lm.py --resume --output {output}")
+            print(
+                f"stopped after step {step}; go on: python tools/pretrain_lm.py --resume --output {quote(str(output))}"
+            )
             return 128 + request.signum
     bar.close()
     finish(output, record, training, tokenizer)
@@ -288,7 +290,9 @@ def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None
     for name in (SUMS_FILE, CHECKPOINT, "rows.safetensors"):
         (work / name).unlink(missing_ok=True)
     print(f"{speed:,.0f} tokens/s, {reached / 1e9:,.0f} GFLOP/s, {share:.0%} of a large product's")
-    print(f"{output}: model, tokenizer and curve.png; next: python train_sdpo.py --num-neg 4 --model {output}")
+    print(
+        f"{output}: model, tokenizer and curve.png; next: python train_sdpo.py --num-neg 4 --model {quote(str(output))}"
+    )
 
 
 if __name__ == "__main__":

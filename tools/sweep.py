@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int
+from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int, seed
 from lib.cluster import LOCAL, tasks_on
 from lib.errors import run_script
 from lib.evaluation.scores import SCORES
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     numbers = "numbers of negatives to run with every --seed; the others take the first alone (default: all)"
     grid("--every-seed-num-neg", type=positive_int, nargs="*", metavar="K", help=numbers)
     grid("--beta", type=positive_float, nargs="+", default=[0.1], help="scales of the implicit reward")
-    grid("--seed", type=int, nargs="+", default=[0, 1, 2], help="three random draws, as SWEPO's Table 2 has them")
+    grid("--seed", type=seed, nargs="+", default=[0, 1, 2], help="three random draws, as SWEPO's Table 2 has them")
 
     shared = parser.add_argument_group(
         "every run (what is not given is train_sdpo.py's default)", "e.g. --model smollm2 --data questions/ --limit 500"

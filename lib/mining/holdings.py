@@ -7,12 +7,12 @@ from pathlib import Path
 from lib.questions.data import MASK, Question, load_split
 from lib.questions.template import MAIN_FIELDS
 
-_PUNCTUATION = re.compile(r"[^\w\s]|_")
+PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
 def candidate_form(text: str) -> str:
     """`text` as CaseHOLD writes its candidates: lower case, punctuation deleted, one space between words."""
-    return " ".join(_PUNCTUATION.sub("", text.lower()).split())
+    return " ".join(PUNCTUATION.sub("", text.lower()).split())
 
 
 def filled_passage(question: Question) -> str:

@@ -13,20 +13,19 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from lib.errors import InputError
-from lib.mining.holdings import filled_passage
+from lib.mining.holdings import PUNCTUATION, filled_passage
 from lib.questions.data import load_split
 
 NGRAM_WORDS = 13
 HELD_OUT_SPLITS = ("validation", "test")
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
-_PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
 def word_ngrams(text: str) -> Iterator[str]:
     """Every run of 13 consecutive words of `text`, in lower case; with punctuation as a gap between words, and again
     with it deleted, since that is how CaseHOLD's candidates were made ("plaintiff's" is "plaintiffs" there)."""
     text = text.lower()
-    for words in (_NOT_ALPHANUMERIC.sub(" ", text).split(), _PUNCTUATION.sub("", text).split()):
+    for words in (_NOT_ALPHANUMERIC.sub(" ", text).split(), PUNCTUATION.sub("", text).split()):
         for start in range(len(words) - NGRAM_WORDS + 1):
             yield " ".join(words[start : start + NGRAM_WORDS])
 

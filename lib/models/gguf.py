@@ -19,13 +19,11 @@ from transformers.utils import logging as transformers_logging
 from lib.checksums import check_sums, sha256_of_file, write_sums
 from lib.errors import InputError
 from lib.paths import CACHE_DIR, atomic_dir, source_sha256
+from lib.pretraining.language_model import QWEN2_SPLIT
 
 TOKENIZER_FILE = "tokenizer.json"
 CONTROL, USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
-QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+LLAMA3 = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
@@ -59,7 +57,7 @@ FORMS = {
     "olmo": Form(_gpt2, in_nfc=True),
     "smollm": Form(_digits_then_gpt2),
     "starcoder": Form(_digits_then_gpt2),
-    "qwen2": Form(lambda: _split(QWEN2), in_nfc=True),
+    "qwen2": Form(lambda: _split(QWEN2_SPLIT), in_nfc=True),
     "llama-bpe": Form(lambda: _split(LLAMA3), like_llama=True),
 }
 

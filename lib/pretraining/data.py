@@ -71,5 +71,5 @@ def pack_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, row_leng
         batch = [text + END_TOKEN for text in texts[start : start + ENCODE_AT_ONCE]]
         encoded = tokenizer(batch, return_attention_mask=False)["input_ids"]
         ids += [torch.tensor(row, dtype=torch.int32) for row in encoded]
-    joined = torch.cat(ids)
+    joined = torch.cat([torch.empty(0, dtype=torch.int32), *ids])
     return joined[: len(joined) // row_length * row_length].view(-1, row_length)

@@ -100,10 +100,10 @@ class Pretraining:
             return self.forward(input_ids=labels.clamp(min=0), labels=labels, use_cache=False).loss
 
     def step(self, batches: Sequence[Tensor]) -> float:
-        """One optimizer step on the mean loss of `batches`, each [B, T]; returns that loss."""
-        total = 0.0
+        """One optimizer step on the mean loss of the rows of `batches`, each [B, T]; returns that loss."""
+        total, num_rows = 0.0, sum(map(len, batches))
         for labels in batches:
-            loss = self.loss(labels) / len(batches)
+            loss = self.loss(labels) * (len(labels) / num_rows)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)

@@ -79,7 +79,8 @@ def write_endings(
         (batches, num_bytes), writable = entry
         if len(batches) < count:
             loaded.model.to(accelerator.device)
-            with path.open("ab") if writable else nullcontext() as file:
+            # Unbuffered: what a full disk refuses is not tried again when the file is closed.
+            with path.open("ab", buffering=0) if writable else nullcontext() as file:
                 if file:
                     file.truncate(num_bytes)
                 _write_missing(sampler, batches, accelerator, file)
@@ -135,7 +136,6 @@ def _append(file: BinaryIO, record: dict) -> bool:
     try:
         record = record | {"sha256": _sha256(record)}
         file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        file.flush()
     except OSError as error:
         warn_not_kept(Path(file.name), error)
         return False

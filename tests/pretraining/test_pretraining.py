@@ -143,6 +143,23 @@ def test_stopped_and_resumed_equals_never_stopped(finished, tmp_path, text, monk
         pretrain_lm.main(["--resume", "--output", str(folder)])
 
 
+def test_every_row_of_a_step_weighs_the_same(tokenizer):
+    """However the rows are split into batches."""
+    batches, told = torch.randint(len(tokenizer), (9, 16), generator=torch.Generator().manual_seed(0)), []
+    for split in (9, 8):
+        torch.manual_seed(0)
+        training = Pretraining(new_model(tokenizer, **SIZES["5m"]), 10, 1e-3)
+        loss = torch.tensor([training.step(batches.split(split))])
+        moments = [state["exp_avg"].flatten() for state in training.optimizer.state.values()]
+        told.append(torch.cat([loss, *moments]))
+    torch.testing.assert_close(*told, rtol=1e-4, atol=1e-6)
+
+
+def test_one_document_is_too_little_text():
+    with pytest.raises(InputError, match="the text is too short: 0 documents to train on give 0 rows"):
+        prepare(["a single document"], 300, 8, 0)
+
+
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves(tmp_path, text, monkeypatch, capsys, sent, code):
     step = Pretraining.step

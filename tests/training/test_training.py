@@ -356,12 +356,22 @@ def test_the_marsh_preset_changes_defaults_and_flags_win():
 
 @pytest.mark.parametrize(
     "flags",
-    [["--num-neg", "0"], ["--loss", "nonsense"], ["--beta", "nan"], ["--lora-dropout", "1"], ["--no-such-flag"]],
+    [["--num-neg", "0"], ["--loss", "nonsense"], ["--beta", "nan"], ["--seed", "-1"], ["--no-such-flag"]],
 )
 def test_a_bad_flag_ends_with_2(flags, capsys):
     with pytest.raises(SystemExit) as stop:
         train_sdpo.main(flags)
     assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_a_run_of_one_step_learns(tmp_path, model_folder, data_folder):
+    """Its only step is no step of warm-up, whose first has a rate of 0."""
+    flags = ["--epochs", "1", "--limit", "2", "--batch-size", "2", "--learning-rate", "1e-3"]
+    train_sdpo.main(
+        ["--model", str(model_folder), "--data", str(data_folder), *flags, "--output", str(tmp_path / "run")]
+    )
+    adapter = load_file(tmp_path / "run" / "adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
 
 
 def test_without_a_validation_split_training_says_so(tmp_path, monkeypatch, capsys, model_folder, data_folder):
