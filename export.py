@@ -44,7 +44,7 @@ from lib.packed.inference import Logprobs
 from lib.packed.neutral import neutral_logprobs
 from lib.packed.precision import is_four_bit
 from lib.packed.scoring import PackedScorer
-from lib.packed.selfcheck import check_family, check_packed_pass, unpacked_logprobs
+from lib.packed.selfcheck import check_family, check_packed_pass, max_positions, unpacked_logprobs
 from lib.paths import ROOT, atomic_dir
 from lib.questions.data import has_validation, load_split
 from lib.questions.prompt import EncodedQuestion, encode_questions, report_encoding
@@ -240,6 +240,7 @@ def metadata(loaded: LoadedModel, prompt: PromptConfig, tokenizer_file: Path) ->
         "format_version": FORMAT_VERSION,
         "template": prompt.template,
         "max_length": str(prompt.max_length),
+        "max_positions": str(max_positions(loaded.model) or NONE),
         "max_ending": NONE if prompt.max_ending is None else str(prompt.max_ending),
         "start_token": loaded.tokenizer.bos_token if prompt.start_token else "",
         "start_token_id": str(loaded.tokenizer.bos_token_id) if prompt.start_token else NONE,

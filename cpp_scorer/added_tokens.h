@@ -21,8 +21,6 @@ class AddedTokens {
     uint32_t id;
   };
 
-  AddedTokens() = default;
-
   /// Throws FatalError where a token is empty or there twice.
   explicit AddedTokens(std::vector<Token> tokens);
 

@@ -87,6 +87,7 @@ ModelInfo load_model_info(const std::string& path) {
       metadata.fail("metadata 'max_ending' is neither -1 nor 1 or more; export the model again");
     }
   }
+  if (info.metadata.count("max_positions") > 0) info.max_positions = metadata.integer("max_positions");
   const auto digest = info.metadata.find("contract");
   if (digest != info.metadata.end()) info.prompt.digest = digest->second;
   if (info.prompt.max_length < 1) metadata.fail("metadata 'max_length' is below 1; export the model again");

@@ -11,6 +11,7 @@ struct ModelInfo {
   std::string tokenizer_path, tokenizer_sha256;
   std::string weights_path, weights_sha256;
   PromptConfig prompt;
+  int64_t max_positions = -1;  // of a sequence, past which the graph gives other log-probs than the model; -1: none
   bool quantized = false;
   // Whether a run takes one question only: int8 of format 1 scales activations over the whole run, and an answer may
   // not depend on what stood beside it.

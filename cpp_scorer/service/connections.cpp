@@ -255,7 +255,7 @@ void Connections::end_late_ones() {
     if (connection.state == State::kLeaving) {
       if (waited > kLeave) close(place);
     } else if (connection.state == State::kReading && connection.in.empty()) {
-      const bool leaves = draining_ && now_ > drain_begin_ + kDrainingIdle;
+      const bool leaves = !listener_.is_open() && now_ > drain_begin_ + kDrainingIdle;
       if (leaves || waited > kIdle) close(place);
     } else if (waited > settings_.client_timeout) {
       if (connection.state == State::kWriting) {

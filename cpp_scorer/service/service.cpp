@@ -211,6 +211,7 @@ HttpResponse Service::complete(const HttpRequest& request) try {
   Completion completion;
   std::vector<std::vector<int64_t>> sequences;
   const PromptConfig& contract = engine_->encoder().config();
+  const int64_t max_positions = engine_->info().max_positions;
   {
     const Parsing turn(*this);
     completion = Completion::read(request.body, [&](std::string_view prompt) {
@@ -226,6 +227,9 @@ HttpResponse Service::complete(const HttpRequest& request) try {
       if (static_cast<int64_t>(prompt.ids.size()) > engine_options_.limits.tokens) {
         return error_of(422, "a prompt has more than " + std::to_string(engine_options_.limits.tokens) +
                                  " tokens (--max-row-tokens)");
+      }
+      if (max_positions >= 0 && static_cast<int64_t>(prompt.ids.size()) > max_positions) {
+        return error_of(422, "a prompt has more than the " + std::to_string(max_positions) + " tokens that the model takes");
       }
     }
   }

@@ -23,9 +23,8 @@ CHECKED_CANDIDATES = 8  # of a question; each has a forward of its own, and clas
 def check_family(model: PreTrainedModel, max_length: int) -> None:
     """Refuse models that cannot take packed rows of prompts and endings of `max_length` tokens; raises InputError."""
     config = model.config.get_text_config()
-    name = config.model_type
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and positions < max_length and not getattr(config, "rope_scaling", None):
+    name, (positions, window) = config.model_type, _bounds(model)
+    if positions and positions < max_length:
         raise InputError(
             f"the model was made for {positions} positions, fewer than --max-length {max_length}; past them its "
             f"log-probs mean little; train with --max-length {positions}, or give an untuned model the --contract of "
@@ -44,14 +43,29 @@ def check_family(model: PreTrainedModel, max_length: int) -> None:
                 f"model family {name} changes its logits after the projection ({setting}), which the packed pass does "
                 f"not; {ADVICE}"
             )
-    window = getattr(config, "sliding_window", None)
     # The window counts positions, and these restart in every branch: no token is further than `max_length` from what
     # it sees, however long the packed row is.
-    if window and getattr(config, "use_sliding_window", True) and window < max_length:
+    if window and window < max_length:
         raise InputError(
             f"model family {name} has a sliding window of {window} tokens, shorter than --max-length {max_length}; "
             f"train with --max-length {window}, or {ADVICE}"
         )
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """The longest sequence of which full attention gives the model's own log-probs, None where there is no bound."""
+    return min(filter(None, _bounds(model)), default=None)
+
+
+def _bounds(model: PreTrainedModel) -> tuple[int | None, int | None]:
+    """The positions that the model was made for, and its sliding window; None where nothing ends there."""
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    window = getattr(config, "sliding_window", None)
+    return (
+        None if getattr(config, "rope_scaling", None) else positions,
+        window if getattr(config, "use_sliding_window", True) else None,
+    )
 
 
 def unpacked_logprobs(causal_lm: torch.nn.Module, item: EncodedQuestion, device) -> Tensor:

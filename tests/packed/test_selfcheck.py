@@ -9,7 +9,7 @@ from lib.errors import InputError
 from lib.packed import scoring, selfcheck
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
-from lib.packed.selfcheck import check_family, check_packed_pass
+from lib.packed.selfcheck import check_family, check_packed_pass, max_positions
 
 SMALL = dict(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
 
@@ -26,8 +26,12 @@ def test_a_model_of_fewer_positions_than_the_longest_prompt_may_have_is_refused(
     check_family(model, 256)
     with pytest.raises(InputError, match="made for 256 positions, fewer than --max-length 257"):
         check_family(model, 257)
+    assert max_positions(model) == 256
     model.config.rope_scaling = {"rope_type": "dynamic", "factor": 4.0}
     check_family(model, 257)
+    assert max_positions(model) is None
+    model.config.use_sliding_window, model.config.sliding_window = True, 128
+    assert max_positions(model) == 128
 
 
 @pytest.fixture
