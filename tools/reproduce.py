@@ -144,6 +144,7 @@ class Reproduction:
         real, mined = ([row for _, row in read_rows(folder / "train.jsonl")] for folder in (self.casehold, self.mined))
         random.Random(SEED).shuffle(mined)
         mined.sort(key=lambda row: str(row["id"]).startswith(f"{PROPOSITION}-"))
+        mined = [row | {"id": f"mined-{row['id']}"} for row in mined]  # else a question of CaseHOLD may have it
         kinds = {"questions": real[: self.size["questions"]], "real": real[: self.size["real"]]}
         joined, most = self.size["mined"]
         kinds["with-mined"] = (kinds[joined] + mined)[:most]

@@ -46,7 +46,7 @@ SIZES = {
         "questions": 100,
         "score": "pmi",
         "full": 3e-5,
-        "left_out": ("hard-2-of-4", "beta-0.5"),
+        "left_out": ("epochs-2", "hard-2-of-4", "beta-0.5"),
         "jobs": 2,
     },
 }

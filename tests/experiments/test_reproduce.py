@@ -68,7 +68,8 @@ def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path
     flags = ["--casehold", str(tmp_path / "casehold"), "--opinions", "none", "--output", str(tmp_path / "out")]
     work = reproduce.Reproduction(reproduce.build_parser().parse_args(flags))
     made = {"casehold": rows(12), "out/mined": rows(4, start=20)}
-    made["out/mined"][0]["id"] = "proposition-1"
+    for place, row in enumerate(made["out/mined"]):  # both may number their questions
+        row["id"] = made["casehold"][place]["id"] if place else "proposition-1"
     made["casehold"][0]["context"] += "\u2028\x85."
     for folder, records in made.items():
         for split in ("train", "validation", "test"):
@@ -107,7 +108,9 @@ def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path
     joined, most = mined
     with_mined = read("with-mined")
     assert with_mined[:-2] == read(joined) and reproduction._count(tmp_path / "out" / "with-mined") == most
-    assert all(row in made["out/mined"][1:] for row in with_mined[-2:])  # the proposition is over the limit
+    load_split(str(tmp_path / "out" / "with-mined"), "train")
+    own = [row | {"id": row["id"].removeprefix("mined-")} for row in with_mined[-2:]]
+    assert all(row in made["out/mined"][1:] for row in own)  # the proposition is over the limit
     assert read("with-mined", "validation") == read("casehold", "validation")
     assert read("with-mined", "test") == read("casehold", "test")
 
