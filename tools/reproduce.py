@@ -205,7 +205,7 @@ class Reproduction:
         ]
         with Sweep(self.output / "variations", self.settings, score="all", splits=["validation"]) as sweep:
             sweep.perform(variations, self.size["jobs"])
-            return outcomes(sweep, variations)
+            return outcomes(sweep, variations, self.size["score"])
 
     def ship(self, name: str, score: str) -> list[Shipped]:
         """The chosen run and its untuned base, under the run's prompt, on the test questions, in PyTorch; and the run

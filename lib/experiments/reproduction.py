@@ -56,7 +56,7 @@ def reproduction_report(
         "## What may raise accuracy, on validation alone",
         f"`real-questions` has {_count(folder / 'real'):,} questions, "
         f"`mined-questions` {_count(folder / 'with-mined'):,}. "
-        "The best is chosen here, and tested once. Differences are those of the best scores, in points, paired.",
+        f"The best by {chosen.score} is chosen here, and tested once; differences are by it, in points, paired.",
         _variations(found, chosen),
         "## The chosen run, shipped",
         _shipped(shipped, chosen),

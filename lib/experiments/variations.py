@@ -23,11 +23,13 @@ class Variation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """records: of each score, the predictions on validation."""
+    """records: of each score, the predictions on validation. wanted: the score that outcomes are compared and shipped
+    by."""
 
     name: str
     flags: str
     records: dict[str, list[dict]]
+    wanted: str
 
     @property
     def accuracies(self) -> dict[str, float]:
@@ -35,13 +37,15 @@ class Outcome:
 
     @property
     def score(self) -> str:
-        """The best score; the first wins a tie."""
+        """The one that is wanted; of an untuned model, which has no reward, the best, the first of a tie."""
+        if self.wanted in self.records:
+            return self.wanted
         accuracies = self.accuracies
         return max(accuracies, key=accuracies.__getitem__)
 
     @property
     def chosen(self) -> list[dict]:
-        """The predictions by the best score."""
+        """The predictions by that score."""
         return self.records[self.score]
 
     @property
@@ -49,16 +53,16 @@ class Outcome:
         return self.accuracies[self.score]
 
 
-def outcomes(sweep: Sweep, variations: Sequence[Variation]) -> list[Outcome]:
+def outcomes(sweep: Sweep, variations: Sequence[Variation], wanted: str) -> list[Outcome]:
     """The untuned model and the variations, from the predictions of a sweep whose score is "all"."""
     found = []
     for variation in [Variation(UNTUNED, ()), *variations]:
         paths = {score: sweep.predictions(variation.name, "validation", score) for score in COMPARED_SCORES}
         records = {score: [record for _, record in read_rows(path)] for score, path in paths.items() if path.exists()}
-        found.append(Outcome(variation.name, " ".join(variation.flags), records))
+        found.append(Outcome(variation.name, " ".join(variation.flags), records, wanted))
     return found
 
 
 def best(found: Sequence[Outcome]) -> Outcome:
-    """The trained one of the highest accuracy by its best score; the first wins a tie."""
+    """The trained one of the highest accuracy; the first wins a tie."""
     return max((outcome for outcome in found if outcome.name != UNTUNED), key=lambda outcome: outcome.accuracy)

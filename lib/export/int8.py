@@ -37,7 +37,6 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
         if node.op_type == "MatMul" and node.inputs[1].is_initializer():
             products.setdefault(node.inputs[0], []).append(node)
     observed = observe(source, [value.name for value in products], encoded)
-    _quantize_tables(graph, np.int16 if form == "int8x2" else np.int8)
     model.opset_imports[MICROSOFT] = 1
     owed: dict[ir.Value, ir.Value] = {}  # the scale [..., 1] that rows are still to be multiplied by
     for activations, nodes in products.items():
@@ -58,6 +57,8 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
             ir.convenience.replace_all_uses_with(node.outputs[0], product)
             del graph.initializers[node.inputs[1].name]
             graph.remove(node, safe=True)
+    # Last: OLMo 2's first products take the embedding's rows as they are, with no norm between.
+    _quantize_tables(graph, np.int16 if form == "int8x2" else np.int8)
     return model
 
 

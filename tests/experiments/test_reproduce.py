@@ -39,13 +39,13 @@ def right_on(share: float) -> list[dict]:
     return [{"prediction": 0, "label": int(number >= 10 * share)} for number in range(10)]
 
 
-def test_the_best_variation_is_the_highest_on_validation_and_never_the_untuned_model():
+def test_the_best_variation_is_the_highest_on_validation_by_the_score_that_is_wanted_and_never_the_untuned_model():
     found = [
-        Outcome("untuned", "", {"sum": right_on(0.9)}),
-        Outcome("a", "", {"sum": right_on(0.3), "reward": right_on(0.4)}),
-        Outcome("b", "", {"sum": right_on(0.2), "mean": right_on(0.5), "reward": right_on(0.5)}),
+        Outcome("untuned", "", {"sum": right_on(0.9)}, "reward"),
+        Outcome("a", "", {"sum": right_on(0.3), "pmi": right_on(0.6), "reward": right_on(0.4)}, "reward"),
+        Outcome("b", "", {"sum": right_on(0.2), "pmi": right_on(0.5), "reward": right_on(0.5)}, "reward"),
     ]
-    assert best(found).name == "b" and best(found).score == "mean"
+    assert best(found).name == "b" and best(found).score == "reward" and found[0].score == "sum"
 
 
 def test_the_sizes_differ_in_flags_alone():

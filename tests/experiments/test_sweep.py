@@ -309,7 +309,7 @@ def test_predictions_are_lines_of_new_lines_alone(tmp_path, data_folder):
         for path in (sweep.predictions("a", "test"), sweep.predictions("untuned", "validation", "sum")):
             write_predictions(path, records)
         assert results._evaluation(sweep, "a", "test", data)["correct"] == len(rows)
-        assert variations.outcomes(sweep, [])[0].accuracies == {"sum": 1.0}
+        assert variations.outcomes(sweep, [], "sum")[0].accuracies == {"sum": 1.0}
 
 
 def test_the_grid_of_the_papers():
