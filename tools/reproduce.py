@@ -184,7 +184,7 @@ class Reproduction:
 
     @property
     def precision(self) -> str:
-        """That is trained in, and that suffices for a model that is not shipped."""
+        """That is trained in, and that suffices in PyTorch: what is shipped is exported in fp32."""
         return self.size["train"].get("precision", "auto")
 
     @property
@@ -215,9 +215,10 @@ class Reproduction:
         test, data = self.output / "questions" / "test.jsonl", self.output / "questions"
         untuned_score = "sum" if score == "reward" else score
         untuned = ["--model", self.model, "--contract", run]
+        tuned = "tuned, PyTorch" + (" in bf16" if self.precision == "bf16" else "")
         made = [
             ("untuned", [*untuned, "--precision", self.precision], untuned_score, folder / "untuned.jsonl"),
-            ("tuned, PyTorch", ["--model", run], score, folder / "tuned.jsonl"),
+            (tuned, ["--model", run, "--precision", self.precision], score, folder / "tuned.jsonl"),
         ]
         for _, model, by, path in made:
             if not path.exists():
