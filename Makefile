@@ -29,7 +29,7 @@ sweep-demo: $(READY) ## the papers' tables and figures on the demo, into runs/sw
 	$(BIN)/python tools/sweep.py --model demo --data demo --limit 320 --batch-size 16 --learning-rate 3e-3 --jobs 2 \
 		--output runs/sweep-demo $(GRID)
 
-reproduce: $(READY) ## CaseHOLD from text alone: SIZE=cpu (two hours), pretrained or gpu, CASEHOLD=DIR, OPINIONS=DIRS
+reproduce: $(READY) ## CaseHOLD from text alone: SIZE=cpu (two hours), pretrained (three) or gpu, CASEHOLD=DIR, OPINIONS=DIRS
 	$(BIN)/python tools/reproduce.py --size $(SIZE) --casehold $(CASEHOLD) --opinions $(OPINIONS) \
 		--output runs/reproduce-$(SIZE) $(FLAGS)
 
