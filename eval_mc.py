@@ -110,7 +110,7 @@ def evaluate(args: argparse.Namespace) -> None:
         raise InputError(f"{args.output}: a folder; name a file with --output")
     precision = pick_precision(args.precision)
     accelerator = start_accelerator(precision)
-    accelerator.print(describe_device(accelerator.device))
+    accelerator.print(describe_device(accelerator.device, precision))
     data = load(args, args.split)
     model = ModelScorer(args.model, accelerator, precision, args.batch_size, args.base)
     prompt = prompt_config(args, model, data.default_template)

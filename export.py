@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--base {args.base}: {args.model} has no adapter, so it needs no base; leave the flag out")
     newest = f" ({Path(args.model).resolve().name})" if args.model == "runs/latest" else ""
     print(f"model: {args.model}{newest}")
-    print(describe_device(loaded.model.device))
+    print(describe_device(loaded.model.device, "fp32"))
     prompt, encoded = load_questions(args, loaded, contract)
     check_family(loaded.model, prompt.max_length)
     with torch.no_grad():

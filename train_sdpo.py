@@ -197,7 +197,7 @@ def train(settings: argparse.Namespace, folder: Path, *, resume: bool) -> int:
     recipe = make_recipe(vars(settings))
     precision = pick_precision(settings.precision)
     accelerator = start_accelerator(precision, tracker, folder)
-    accelerator.print(describe_device(accelerator.device))
+    accelerator.print(describe_device(accelerator.device, precision))
     set_seed(settings.seed)
     start = load_start(settings, recipe, precision, accelerator)
     questions, validation = start.questions, start.validation

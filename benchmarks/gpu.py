@@ -26,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float, positive_int
 from lib.errors import InputError, run_script
+from lib.models.device import default_device
 from lib.models.loading import DTYPES, load_model, load_tokenizer
 from lib.models.runs import read_metrics
 from lib.packed.pack import pack
@@ -83,7 +84,7 @@ class Steps:
 
     def log_probs(self) -> dict:
         """Packed against unpacked in fp32, and bf16 against fp32."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         data, tokenizer = load_split(self.args.data, "test", limit=16), load_tokenizer(str(self.model))
         encoded = encode_questions(data.questions, tokenizer, default_contract(data.default_template, tokenizer))
         scorer = PackedScorer(load_model(str(self.model), torch.float32).model.to(device)).eval()

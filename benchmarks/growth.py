@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sides
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
+from lib.models.device import default_device
 from lib.models.loading import DTYPES, load_model
 from lib.paths import atomic_file
 from lib.questions.data import load_split
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
     data = load_split(args.data, "test", limit=32)
     loaded = load_model(args.model, DTYPES[args.precision], merge=True)
-    model = loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = loaded.model.to(default_device())
     prompt = loaded.prompt or default_contract(data.default_template, loaded.tokenizer)
     encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
     asked = encoded[: args.rounds + 1]

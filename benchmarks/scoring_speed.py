@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sides
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
+from lib.models.device import default_device
 from lib.models.loading import DTYPES, load_model
 from lib.questions.data import load_split
 from lib.questions.prompt import encode_questions
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(data.questions) < needed:
         raise InputError(f"{data.source}: fewer than {needed} questions; lower --rounds or --questions")
     loaded = load_model(args.model, DTYPES[args.precision], merge=True)
-    loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    loaded.model.to(default_device())
     prompt = loaded.prompt or default_contract(data.default_template, loaded.tokenizer)
     encoded = encode_questions(data.questions, loaded.tokenizer, prompt)
     compared = all_sides(args, loaded)

@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_float, positive_int
 from lib.errors import InputError, run_script
-from lib.models.device import peak_memory_gb
+from lib.models.device import default_device, peak_memory_gb
 from lib.models.loading import DTYPES, load_tokenizer, make_policy
 from lib.packed.onednn_layers import use_onednn
 from lib.packed.pack import pack
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     args = parser.parse_args(argv)
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap_gb * 1e9 / total), device)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import InputError, run_script
-from lib.models.device import peak_memory_gb
+from lib.models.device import default_device, peak_memory_gb
 from lib.models.loading import DTYPES, load_model, load_tokenizer, make_policy
 from lib.packed.onednn_layers import use_onednn
 from lib.packed.pack import pack
@@ -83,7 +83,7 @@ def work(args: argparse.Namespace) -> dict:
     tokenizer = load_tokenizer(args.model)
     encoded = encode_questions(data.questions, tokenizer, default_contract(data.default_template, tokenizer))
     asked = encoded[args.worker * args.questions :][: args.questions]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     torch.manual_seed(0)
     model = load_model(args.model, DTYPES[args.precision]).model.to(device)
     steps = SIDES[side](model, tokenizer, [encoded[-1], *repeats * asked], args, device)

@@ -30,7 +30,7 @@ from lib.mining.opinions import PAGE_BREAK
 from lib.mining.overlap import held_out_ngrams, shares_ngram
 from lib.models.claim import claimed
 from lib.models.curve import plot_pretraining
-from lib.models.device import describe_device, peak_memory_gb
+from lib.models.device import default_device, describe_device, peak_memory_gb
 from lib.models.loading import load_tokenizer, pick_precision
 from lib.models.runs import RUN_FILE, MetricsLog, library_versions, read_metrics, read_run, write_run
 from lib.paths import INCOMPLETE, atomic_dir
@@ -135,8 +135,7 @@ def train(output: Path) -> int:
     check_sums(work)
     settings = argparse.Namespace(**record["settings"])
     tokenizer, rows = load_tokenizer(str(work)), Rows.load(work, record["held_out_bytes"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(describe_device(device))
+    device = default_device()
 
     def training_of(num_steps: int, precision: str) -> Pretraining:
         torch.manual_seed(settings.seed)
@@ -162,6 +161,7 @@ def train(output: Path) -> int:
     if (work / CHECKPOINT).exists():
         state = training.load(work / CHECKPOINT)
     log = MetricsLog(work, state["metrics_bytes"])
+    print(describe_device(device, precision))
     print(
         f"{training.model.num_parameters():,} weights, {rows.train.numel():,} tokens, {num_steps} steps of "
         f"{settings.batch_size * settings.row_length:,} tokens in {precision}"

@@ -36,6 +36,7 @@ from lib.experiments.sizes import FROM_GRID, FULL, MINED, NUM_NEG, REAL, SEED, S
 from lib.experiments.sweep import Sweep
 from lib.experiments.variations import Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
+from lib.models.device import default_device, has_bf16_products
 from lib.models.runs import RUN_FILE
 from lib.paths import ROOT, atomic_dir, atomic_file
 from lib.questions.readers import find_split, read_rows
@@ -82,7 +83,10 @@ class Reproduction:
         self.casehold, self.mined = self.output / "casehold", self.output / "mined"
         self.opinions = [path.resolve() for path in args.opinions]
         self.output.mkdir(parents=True, exist_ok=True)
-        begun = {"size": args.size, "base": args.base, "casehold": str(self.given)}
+        self.training = dict(self.size["train"])
+        if self.training.get("precision") == "bf16" and not has_bf16_products(default_device()):
+            self.training["precision"] = "fp32"
+        begun = {"size": args.size, "base": args.base, "casehold": str(self.given), "training": self.training}
         begin(self.output / "reproduce.json", begun | {"opinions": [str(path) for path in self.opinions]})
         self.model = self.output / "model" if self.size["pretrain"] else args.base
 
@@ -185,11 +189,11 @@ class Reproduction:
     @property
     def precision(self) -> str:
         """That is trained in, and that suffices in PyTorch: what is shipped is exported in fp32."""
-        return self.size["train"].get("precision", "auto")
+        return self.training.get("precision", "auto")
 
     @property
     def settings(self) -> dict:
-        return {"model": str(self.model), "data": str(self.output / "questions"), **self.size["train"]}
+        return {"model": str(self.model), "data": str(self.output / "questions"), **self.training}
 
     def vary(self) -> list[Outcome]:
         """What single changes give on validation."""

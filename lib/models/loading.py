@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums
 from lib.errors import InputError, first_line
+from lib.models.device import has_bf16_products
 from lib.models.four_bit import four_bit_config, use_one_product
 from lib.models.runs import RUN_FILE, read_run, trained_on
 from lib.models.sources import ADAPTER_CONFIG, recorded_name, resolve
@@ -28,11 +29,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def pick_precision(precision: str) -> str:
-    """ "auto" is bf16 on a GPU whose own products have it, else fp32: PyTorch emulates it on older ones, slowly."""
+    """ "auto" is bf16 on a GPU whose own products have it, else fp32."""
     if precision != "auto":
         return precision
-    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_bf16 else "fp32"
+    return "bf16" if torch.cuda.is_available() and has_bf16_products(torch.device("cuda")) else "fp32"
 
 
 @dataclass

@@ -61,6 +61,18 @@ def test_a_folder_begun_with_another_base_is_refused(tmp_path):
         reproduce.Reproduction(reproduce.build_parser().parse_args([*flags, "--base", "gemma3-270m"]))
 
 
+@pytest.mark.parametrize("own, precision", [(True, "bf16"), (False, "fp32")])
+def test_bf16_is_trained_in_where_the_device_has_it_and_the_folder_keeps_to_it(own, precision, tmp_path, monkeypatch):
+    flags = ["--size", "pretrained", "--casehold", "none", "--opinions", "none", "--output", str(tmp_path)]
+    args = reproduce.build_parser().parse_args(flags)
+    monkeypatch.setattr(reproduce, "has_bf16_products", lambda _: own)
+    work = reproduce.Reproduction(args)
+    assert work.precision == work.settings["precision"] == precision
+    monkeypatch.setattr(reproduce, "has_bf16_products", lambda _: not own)
+    with pytest.raises(InputError, match="reproduce.json: begun with other training; choose another"):
+        reproduce.Reproduction(args)
+
+
 @pytest.mark.parametrize("mined", [("real", 9), ("questions", 7)])
 def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path, monkeypatch):
     """str.splitlines would break a row at U+2028, which its JSON may hold."""
