@@ -133,8 +133,9 @@ void OutputFile::write_all(const FileDescriptor& file, std::string_view text) co
 }
 
 void OutputFile::commit() {
-  if (target_.empty() || !output_.is_open()) return;
+  if (target_.empty()) return;
   Uninterrupted whole;
+  if (!output_.is_open()) output_ = create_partial();  // no lines: an empty file, in the place of an older one
   if (fsync(output_.get()) != 0) fail("cannot be written");
   struct stat existing;
   if (std::rename(partial_path_.c_str(), target_.c_str()) == 0) {

@@ -20,8 +20,8 @@ class OutputFile {
   /// Throws FatalError where that fails.
   void write(std::string_view lines);
 
-  /// Gives the file its name. Where it cannot be renamed, say for being a mount point of its own, an existing file is
-  /// written over. Throws FatalError where that fails too.
+  /// Gives the file its name, once, without lines too. Where it cannot be renamed, say for being a mount point of its
+  /// own, an existing file is written over. Throws FatalError where that fails too.
   void commit();
 
   /// What an error's line must add: "; what was answered is in 'PATH'", or nothing where all of it has left, or none.

@@ -92,6 +92,13 @@ void output_appears_by_commit_alone(const fs::path& folder) {
   CHECK_EQUAL(synced, (Names{"file", "folder"}));
 }
 
+void no_lines_make_an_empty_file(const fs::path& folder) {
+  write_file(folder / "out", "old");
+  OutputFile(folder / "out").commit();
+  CHECK_EQUAL(read_file(folder / "out"), "");
+  CHECK_EQUAL(names_in(folder), Names{"out"});
+}
+
 void what_was_answered_stays_without_commit(const fs::path& folder) {
   const fs::path path = folder / "out";
   for (int run = 0; run < 3; ++run) OutputFile(path).write("one\n");  // each under a name of its own
