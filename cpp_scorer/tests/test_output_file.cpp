@@ -173,6 +173,7 @@ int main() {
     return folder / name;
   };
   output_appears_by_commit_alone(own("commit"));
+  no_lines_make_an_empty_file(own("empty"));
   what_was_answered_stays_without_commit(own("kept"));
   a_target_that_cannot_be_replaced_is_written_over(own("mount"));
   a_target_that_became_a_folder_leaves_the_answers(own("folder"));

@@ -1,85 +1,47 @@
 """GGUF files: a model and its tokenizer in one, made into a model folder once and kept.
 
-transformers reads the weights. Of the tokenizer it keeps the vocabulary alone and guesses the rest (SmolLM2's digits
-stay together, Gemma's merges are lost), so it is built here, from the names of its form that the metadata carry:
-`tokenizer.ggml.model` and `tokenizer.ggml.pre`, as llama.cpp reads them (src/llama-vocab.cpp). A form that is not in
-`FORMS` is refused by its name, unless the model's own tokenizer.json lies beside the file: that one is taken,
-where it names the file's tokens.
+transformers reads the weights. Of their rotary embedding it reads the base alone, and not of every architecture: that
+is set here, and a file that scales positions is refused. gguf_tokenizer.py builds the tokenizer.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums, sha256_of_file, write_sums
 from lib.errors import InputError
+from lib.models import gguf_tokenizer
+from lib.models.gguf_tokenizer import TOKENIZER_FILE, adopt_tokenizer, open_gguf, read_tokenizer
 from lib.paths import CACHE_DIR, atomic_dir, source_sha256
-from lib.pretraining.language_model import QWEN2_SPLIT
-
-TOKENIZER_FILE = "tokenizer.json"
-CONTROL, USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
-LLAMA3 = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-
-
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Words by `pattern`, then their bytes as characters."""
-    words = pre_tokenizers.Split(Regex(pattern), "isolated")
-    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def _gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-
-def _digits_then_gpt2() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
-
-
-@dataclass(frozen=True)
-class Form:
-    """pre_tokenizer: what cuts a text into words. in_nfc: whether it is brought into NFC first. like_llama: whether a
-    word that is a token is taken whole, and texts open with the start token where the file does not say."""
-
-    pre_tokenizer: Callable[[], pre_tokenizers.PreTokenizer]
-    in_nfc: bool = False
-    like_llama: bool = False
-
-
-# By `tokenizer.ggml.pre`.
-FORMS = {
-    "gpt-2": Form(_gpt2),
-    "phi-2": Form(_gpt2),
-    "olmo": Form(_gpt2, in_nfc=True),
-    "smollm": Form(_digits_then_gpt2),
-    "starcoder": Form(_digits_then_gpt2),
-    "qwen2": Form(lambda: _split(QWEN2_SPLIT), in_nfc=True),
-    "llama-bpe": Form(lambda: _split(LLAMA3), like_llama=True),
-}
 
 
 def gguf_folder(file: Path) -> Path:
     """A model folder (safetensors, configuration, tokenizer) of the GGUF `file`; made on first use, then kept.
 
-    Raises InputError where the file is broken, its tokenizer of an unknown form, or that beside it another model's.
+    Raises InputError where the file is broken or a part of one, its tokenizer of an unknown form, or that beside it
+    another model's, and where its positions are scaled.
     """
     beside = file.with_name(TOKENIZER_FILE)
-    key = source_sha256(__file__)[:8] + sha256_of_file(file)[:16]
+    key = source_sha256(__file__, gguf_tokenizer.__file__)[:8] + sha256_of_file(file)[:16]
     if beside.is_file():
         key += sha256_of_file(beside)[:16]
     folder = CACHE_DIR / "gguf" / f"{file.stem}-{key}"
     if not folder.exists():
-        tokenizer = _own_tokenizer(file, beside) if beside.is_file() else read_tokenizer(file)
+        tokenizer = adopt_tokenizer(file, beside) if beside.is_file() else read_tokenizer(file)
+        base, width = _read_rotary(file)
         print(f"{file.name}: converted into a model folder, once (half a minute for 135M weights)", flush=True)
         transformers_logging.disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
             raise InputError(f"{file}: cannot read its weights ({' '.join(str(error).split())[:200]})") from None
+        if info["missing_keys"]:  # transformers fills these with random numbers
+            raise InputError(f"{file}: it lacks the weights {sorted(info['missing_keys'])[0]}; get a whole file")
+        _set_rotary(file, model.config, base, width)
         with atomic_dir(folder, shared=True) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
@@ -88,79 +50,33 @@ def gguf_folder(file: Path) -> Path:
     return folder
 
 
-def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that the file's metadata describe. Raises InputError where they lack something or name a form that
-    is not known here."""
-    metadata, value = _read_metadata(file)
-    kind = value("model")
-    name = value("pre") if kind == "gpt2" else None
-    if name not in FORMS:
-        named = f"tokenizer.ggml.pre '{name}'" if name else f"tokenizer.ggml.model '{kind}'"
+def _read_rotary(file: Path) -> tuple[float | None, int | None]:
+    """The base of the file's rotary embedding, and how many dimensions of a head it turns; None where it does not say.
+
+    Raises InputError where transformers would leave out what scales its positions, or read a part of a split file.
+    """
+    reader = open_gguf(file)
+    architecture = reader.fields["general.architecture"].contents()
+
+    def field(name: str):
+        return reader.fields[name].contents() if name in reader.fields else None
+
+    if (field("split.count") or 1) > 1:
+        raise InputError(f"{file}: one of {field('split.count')} parts; join them with `llama-gguf-split --merge`")
+    scaled = [one.name for one in reader.tensors if one.name.startswith("rope_f") and not (one.data == 1).all()]
+    kind = field(f"{architecture}.rope.scaling.type")
+    if scaled or kind not in (None, "none"):
+        by = (scaled or [kind])[0]
+        raise InputError(f"{file}: its positions are scaled ({by}), which is not read from GGUF; name a model folder")
+    return field(f"{architecture}.rope.freq_base"), field(f"{architecture}.rope.dimension_count")
+
+
+def _set_rotary(file: Path, config: PretrainedConfig, base: float | None, width: int | None) -> None:
+    if base is not None and hasattr(config, "rope_theta"):
+        config.rope_theta = base
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    turned = int(head * getattr(config, "partial_rotary_factor", 1.0))
+    if width not in (None, turned):
         raise InputError(
-            f"{file}: {named} is no form that is read from GGUF (known: gpt2 with {', '.join(FORMS)}); put "
-            f"the model's own {TOKENIZER_FILE} beside the file, or name a model folder"
+            f"{file}: positions turn {width} of a head's {head} dimensions, {turned} as read; name a model folder"
         )
-    tokens, types = value("tokens"), value("token_type")
-    merges = [tuple(merge.split(" ")) for merge in value("merges")]
-    form, vocab = FORMS[name], {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=form.like_llama))
-    tokenizer.normalizer = normalizers.NFC() if form.in_nfc else None
-    tokenizer.pre_tokenizer = form.pre_tokenizer()
-    tokenizer.decoder = decoders.ByteLevel()
-    for kind, add in ((CONTROL, tokenizer.add_special_tokens), (USER_DEFINED, tokenizer.add_tokens)):
-        own = [token for token, its_kind in zip(tokens, types, strict=True) if its_kind == kind]
-        add([AddedToken(token, special=kind == CONTROL, normalized=False) for token in own])
-    special = _special_tokens(metadata, value, opens=form.like_llama)
-    if "bos_token" in special:
-        start = special["bos_token"]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{start} $A", special_tokens=[(start, value("bos_token_id"))]
-        )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
-def _own_tokenizer(file: Path, tokenizer_file: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of `tokenizer_file`; raises InputError where a token of it has another id in the GGUF file."""
-    metadata, value = _read_metadata(file)
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the library raises nothing more precise
-        raise InputError(f"{tokenizer_file}: not a tokenizer ({' '.join(str(error).split())[:200]})") from None
-    tokens = value("tokens")
-    for token, index in tokenizer.get_vocab().items():
-        # Runs of spaces are written out in the file; a token past its end (of an image) has no weights either.
-        if index < len(tokens) and tokens[index].replace(" ", "▁") != token.replace(" ", "▁"):
-            raise InputError(
-                f"{tokenizer_file}: token {index} is {token!r}, in {file.name} it is {tokens[index]!r}; it is not this "
-                "model's tokenizer; replace it or move it away"
-            )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **_special_tokens(metadata, value))
-
-
-def _special_tokens(metadata: dict, value: Callable, *, opens: bool = False) -> dict[str, str]:
-    """The end token and, where texts are to open with it (`opens`: where the file does not say), the start token, by
-    transformers' names for them."""
-    tokens = value("tokens")
-    special = {"eos_token": tokens[value("eos_token_id")]}
-    if metadata.get("tokenizer.ggml.add_bos_token", opens):
-        special["bos_token"] = tokens[value("bos_token_id")]
-    return special
-
-
-def _read_metadata(file: Path) -> tuple[dict, Callable]:
-    """What the file says of its tokenizer, by name, and what gives a field of it or says that it is missing."""
-    # Imported only here: it takes half a second, and nothing but these files needs it.
-    from gguf import GGUFReader
-
-    try:
-        fields = GGUFReader(file).fields
-        metadata = {name: field.contents() for name, field in fields.items() if name.startswith("tokenizer.")}
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise InputError(f"{file}: not a whole GGUF file ({' '.join(str(error).split())[:200]})") from None
-
-    def value(name: str):
-        if f"tokenizer.ggml.{name}" not in metadata:
-            raise InputError(f"{file}: field tokenizer.ggml.{name} is missing; name a model folder instead")
-        return metadata[f"tokenizer.ggml.{name}"]
-
-    return metadata, value

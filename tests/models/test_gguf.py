@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from conftest import rows, tiny_model
+from tokenizers import Tokenizer, processors
 
 from lib.errors import InputError
 from lib.models import gguf as reader
+from lib.models.gguf_tokenizer import read_tokenizer
 from lib.models.loading import load_model
 from lib.models.sources import resolve
 
@@ -37,8 +40,9 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "CACHE_DIR", tmp_path / "cache")
 
 
-def write_gguf(path: Path, tokenizer, **changes) -> Path:
-    """The tests' tiny Qwen2 and their tokenizer in one file. changes: of the metadata's fields; None leaves one out."""
+def write_gguf(path: Path, tokenizer, tensors: dict | None = None, **changes) -> Path:
+    """The tests' tiny Qwen2 and their tokenizer in one file. changes: of the metadata's fields; tensors: further ones,
+    or None in the place of the model's own. None leaves one out."""
     model, state = tiny_model(), json.loads(tokenizer.backend_tokenizer.to_str())
     config, vocabulary = model.config, sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     special = {entry["content"] for entry in state["added_tokens"]}
@@ -51,6 +55,7 @@ def write_gguf(path: Path, tokenizer, **changes) -> Path:
         "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
         "tokenizer.ggml.bos_token_id": tokenizer.eos_token_id,
         "tokenizer.ggml.add_bos_token": False,
+        "qwen2.rope.freq_base": config.rope_theta,
     }
     writer = gguf.GGUFWriter(path, "qwen2")
     writer.add_context_length(config.max_position_embeddings)
@@ -60,17 +65,19 @@ def write_gguf(path: Path, tokenizer, **changes) -> Path:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_theta)
     writer.add_vocab_size(config.vocab_size)
     for name, value in (own | changes).items():
         if isinstance(value, bool):
             writer.add_bool(name, value)
+        elif isinstance(value, float):
+            writer.add_float32(name, value)
         elif isinstance(value, int):
             writer.add_uint32(name, value)
         elif isinstance(value, str):
             writer.add_string(name, value)
         elif value is not None:
             writer.add_array(name, value)
+    weights = {}
     for name, tensor in model.state_dict().items():
         if name.startswith("model.layers."):
             _, _, layer, rest = name.split(".", 3)
@@ -78,7 +85,10 @@ def write_gguf(path: Path, tokenizer, **changes) -> Path:
             named = f"blk.{layer}.{LAYER_NAMES[module]}.{kind}"
         else:
             named = NAMES[name]
-        writer.add_tensor(named, tensor.numpy())
+        weights[named] = tensor.numpy()
+    for named, values in (weights | (tensors or {})).items():
+        if values is not None:
+            writer.add_tensor(named, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -102,7 +112,7 @@ def test_weights_and_ids_are_those_of_the_model(tmp_path, tokenizer, capsys):
 
 def test_a_start_token_is_put_where_the_file_says_so(tmp_path, tokenizer):
     file = write_gguf(tmp_path / "tiny.gguf", tokenizer, **{"tokenizer.ggml.add_bos_token": True})
-    ids = reader.read_tokenizer(file)("the court")["input_ids"]
+    ids = read_tokenizer(file)("the court")["input_ids"]
     assert ids == [tokenizer.eos_token_id, *tokenizer("the court")["input_ids"]]
 
 
@@ -111,10 +121,10 @@ def test_llama_3_opens_texts_and_takes_whole_words_unless_the_file_says_otherwis
     tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])]
     vocabulary = {"tokenizer.ggml.tokens": [*tokens, "zzzz"], "tokenizer.ggml.token_type": [1] * (len(tokens) + 1)}
     given = {"tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_bos_token": None, **vocabulary}
-    ids = reader.read_tokenizer(write_gguf(tmp_path / "tiny.gguf", tokenizer, **given))("zzzz")["input_ids"]
+    ids = read_tokenizer(write_gguf(tmp_path / "tiny.gguf", tokenizer, **given))("zzzz")["input_ids"]
     assert ids == [tokenizer.eos_token_id, len(tokens)]
     given |= {"tokenizer.ggml.add_bos_token": False}
-    assert reader.read_tokenizer(write_gguf(tmp_path / "no.gguf", tokenizer, **given))("zzzz")["input_ids"] == ids[1:]
+    assert read_tokenizer(write_gguf(tmp_path / "no.gguf", tokenizer, **given))("zzzz")["input_ids"] == ids[1:]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +164,42 @@ def test_a_broken_file_is_one_clear_line(tmp_path, tokenizer):
         file.write_bytes(part)
         with pytest.raises(InputError, match="tiny.gguf: (not a whole GGUF file|cannot read)"):
             resolve(str(file))
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensors", "what"),
+    [
+        ({"split.count": 2}, {}, "one of 2 parts; join them"),
+        ({}, {"blk.1.attn_q.weight": None}, "lacks the weights model.layers.1.self_attn.q_proj.weight"),
+        ({"qwen2.rope.scaling.type": "yarn"}, {}, r"its positions are scaled \(yarn\), which is not read from GGUF"),
+        ({}, {"rope_freqs.weight": np.float32([1, 8])}, r"its positions are scaled \(rope_freqs.weight\)"),
+        ({"qwen2.rope.dimension_count": 8}, {}, "positions turn 8 of a head's 16 dimensions, 16 as read"),
+    ],
+)
+def test_a_file_whose_weights_would_not_be_the_models_is_refused(tmp_path, tokenizer, changes, tensors, what):
+    """Transformers fills what is missing with random numbers, and leaves out what scales positions."""
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer, tensors, **changes)
+    with pytest.raises(InputError, match=what):
+        resolve(str(file))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_positions_have_the_base_that_the_file_says(tmp_path, tokenizer):
+    given = {"qwen2.rope.freq_base": 5e5, "qwen2.rope.scaling.type": "none", "qwen2.rope.dimension_count": 16}
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer, {"rope_freqs.weight": np.ones(8, np.float32)}, **given)
+    assert load_model(str(file), torch.float32).model.config.rope_theta == 5e5
+
+
+def test_a_tokenizer_beside_the_file_opens_texts_as_it_does_by_itself(tmp_path, tokenizer):
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer, **{"tokenizer.ggml.add_bos_token": None})
+    opening = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    opening.save(str(tmp_path / "tokenizer.json"))
+    assert load_model(str(file), torch.float32).tokenizer.bos_token_id is None
+    opening.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.eos_token_id)]
+    )
+    opening.save(str(tmp_path / "tokenizer.json"))
+    assert load_model(str(file), torch.float32).tokenizer.bos_token_id == tokenizer.eos_token_id
 
 
 def test_a_packaged_model_that_is_not_there_says_what_installs_it(monkeypatch):
