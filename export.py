@@ -282,7 +282,7 @@ def export_decoder(args, loaded: LoadedModel, prompt: PromptConfig, encoded: lis
 
 def save_merged(folder: Path, loaded: LoadedModel, prompt: PromptConfig) -> None:
     loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder, save_jinja_files=False)
     prompt.save(folder)
     if loaded.training:
         write_run(folder, loaded.training)

@@ -1,8 +1,9 @@
 """The hub: whether it can serve a model or a data set, asked before a library that would retry for minutes is; and a
-run's folder pushed to it."""
+run's folder pushed to it and fetched from it."""
 
 import shlex
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib.errors import InputError, first_line
@@ -44,6 +45,23 @@ def require_hub(what: str, repo: str, repo_type: str, advice: str) -> None:
 
 def hub_error(what: str, problem: str, advice: str) -> InputError:
     return InputError(f"{what}: {problem}; {advice}; what is cached here already needs HF_HUB_OFFLINE=1")
+
+
+def fetch_run(repo: str, marks: Sequence[str]) -> str | None:
+    """The folder of the hub's model `repo`, fetched whole, where it holds one of the files `marks`, as a run does; None
+    where it holds none. Raises InputError where what it consists of cannot be fetched."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in marks:
+        try:
+            hf_hub_download(repo, name)
+        except EntryNotFoundError:  # offline, also where it may be there and is not cached
+            continue
+        except Exception as error:  # the libraries below raise many kinds with no common base
+            raise hub_error(f"model {repo}", f"cannot be fetched ({first_line(error)})", "try again") from None
+        return snapshot_download(repo)
+    return None
 
 
 def repo_name(text: str) -> str:

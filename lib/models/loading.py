@@ -19,6 +19,7 @@ from lib.models.device import has_bf16_products
 from lib.models.four_bit import four_bit_config, use_one_product
 from lib.models.runs import RUN_FILE, read_run, trained_on
 from lib.models.sources import ADAPTER_CONFIG, recorded_name, resolve
+from lib.packed.positions import keep_tables
 from lib.packed.precision import cast_parameters
 from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
 
@@ -114,6 +115,7 @@ def _load_base(location: str, dtype: torch.dtype, *, four_bit: bool = False) -> 
     if info["missing_keys"]:
         # Transformers would fill these with random numbers and go on.
         raise InputError(f"{location}: the weights lack {sorted(info['missing_keys'])[0]}; the folder is incomplete")
+    keep_tables(model)
     return use_one_product(model) if four_bit else model
 
 

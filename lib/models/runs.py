@@ -101,7 +101,7 @@ def finish_run(folder: Path, record: dict, model: nn.Module, tokenizer, prompt: 
     with tempfile.TemporaryDirectory(suffix=INCOMPLETE, dir=folder) as temporary:
         is_adapter = isinstance(model, PeftModel)
         model.save_pretrained(temporary, **({"save_embedding_layers": False} if is_adapter else {}))
-        tokenizer.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary, save_jinja_files=False)  # which several templates put into a folder
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
         # The configuration comes last: with it, the folder counts as a model.
         files = sorted(Path(temporary).iterdir(), key=lambda path: path.name in MODEL_CONFIGS)

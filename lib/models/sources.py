@@ -3,16 +3,18 @@
 from pathlib import Path
 
 from lib.errors import InputError
-from lib.hub import require_hub
+from lib.hub import fetch_run, require_hub
 from lib.models.packages import PACKAGES, packaged_file
 from lib.models.runs import RUN_FILE
+from lib.questions.prompt_config import PROMPT_FILE
 
 ADAPTER_CONFIG = "adapter_config.json"
 NAMES = ("demo", *PACKAGES)
 
 
 def resolve(source: str) -> str:
-    """A folder for `source` (the demo's and a GGUF file's are made on first use), or the hub name it is.
+    """A folder for `source` (the demo's and a GGUF file's are made on first use, a run on the hub is fetched), or the
+    hub name it is.
 
     Raises InputError for what cannot be found, and says what to type instead.
     """
@@ -46,7 +48,8 @@ def resolve(source: str) -> str:
     require_hub(
         f"model {source}", source, "model", "give a model folder with --model, or try `--model demo --data demo`"
     )
-    return source
+    # transformers would put the adapter on its base by itself, and leave out the contract and the record.
+    return fetch_run(source, (ADAPTER_CONFIG, PROMPT_FILE)) or source
 
 
 def is_hub_name(source: str) -> bool:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from lib.errors import InputError
 from lib.packed.pack import pack
+from lib.packed.positions import made_for
 from lib.packed.precision import parameters_in_fp32
 from lib.packed.scoring import PackedScorer
 from lib.questions.prompt import EncodedQuestion
@@ -60,12 +61,8 @@ def max_positions(model: PreTrainedModel) -> int | None:
 def _bounds(model: PreTrainedModel) -> tuple[int | None, int | None]:
     """The positions that the model was made for, and its sliding window; None where nothing ends there."""
     config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    window = getattr(config, "sliding_window", None)
-    return (
-        None if getattr(config, "rope_scaling", None) else positions,
-        window if getattr(config, "use_sliding_window", True) else None,
-    )
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return made_for(config), window
 
 
 def unpacked_logprobs(causal_lm: torch.nn.Module, item: EncodedQuestion, device) -> Tensor:

@@ -32,6 +32,10 @@ CHANGES = {
     "gpt_neox": dict(num_key_value_heads=4),
     "phi": dict(num_key_value_heads=4, partial_rotary_factor=0.5),
     "gemma3_text": dict(layer_types=["sliding_attention", "full_attention"]),
+    "phi3": dict(
+        original_max_position_embeddings=1024,
+        rope_scaling={"type": "longrope", "short_factor": [1.5] * 8, "long_factor": [4.0] * 8},
+    ),
     "mamba": dict(state_size=4),
 }
 TABLE = re.findall(

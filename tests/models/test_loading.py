@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
 from conftest import precision_of_its_own, tiny_model
+from peft import PeftModel
 
 import train_sdpo
 from lib.errors import InputError
-from lib.models.loading import load_model, pick_precision, weights_sha256
+from lib.models.loading import load_model, load_tokenizer, pick_precision, weights_sha256
 from lib.models.runs import read_run
 
 
@@ -91,6 +93,23 @@ def test_a_base_that_changed_is_refused(moved, precision, dtype):
         load_model(str(moved / "run"), dtype, base=str(moved / "elsewhere"))
 
 
+def test_a_run_on_the_hub_is_a_run(run, tmp_path, monkeypatch):
+    """By its name transformers itself would load base and adapter, and no more."""
+    revision, repo = "0" * 40, tmp_path / "models--owner--law"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(revision)
+    shutil.copytree(run, repo / "snapshots" / revision)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    huggingface_hub.utils.reset_sessions()
+    ours, loaded = load_model(str(run), torch.float32), load_model("owner/law", torch.float32)
+    huggingface_hub.utils.reset_sessions()
+    assert isinstance(loaded.model, PeftModel) and loaded.prompt == ours.prompt and loaded.training == ours.training
+    assert all(
+        torch.equal(one, other) for one, other in zip(loaded.model.parameters(), ours.model.parameters(), strict=True)
+    )
+
+
 def test_a_run_whose_every_weight_was_trained_keeps_them_in_fp32(model_folder, tmp_path):
     """In bf16 it would be another model than the one that training validated, with weights in fp32 under autocast."""
     shutil.copytree(model_folder, tmp_path / "run")
@@ -105,6 +124,17 @@ def test_bf16_that_a_gpu_only_emulates_is_not_picked(monkeypatch, own):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: own or including_emulation)
     assert pick_precision("auto") == ("bf16" if own else "fp32")
     assert pick_precision("bf16") == "bf16"
+
+
+def test_a_tokenizer_with_several_chat_templates_is_kept(model_folder, data_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_folder, "base")
+    tokenizer = load_tokenizer("base")
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained("base")
+    flags = ["--epochs", "1", "--limit", "2", "--output", "run"]
+    assert train_sdpo.main(["--model", "base", "--data", str(data_folder), *flags]) == 0
+    assert load_model("run", torch.float32).tokenizer.chat_template == tokenizer.chat_template
 
 
 def test_a_broken_tokenizer_is_one_clear_line(model_folder, tmp_path):

@@ -3,9 +3,19 @@
 import pytest
 import torch
 from conftest import rows, tiny_model
-from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, MambaConfig, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+)
 
 from lib.errors import InputError
+from lib.models.loading import load_model
 from lib.packed import scoring, selfcheck
 from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer
@@ -27,11 +37,37 @@ def test_a_model_of_fewer_positions_than_the_longest_prompt_may_have_is_refused(
     with pytest.raises(InputError, match="made for 256 positions, fewer than --max-length 257"):
         check_family(model, 257)
     assert max_positions(model) == 256
-    model.config.rope_scaling = {"rope_type": "dynamic", "factor": 4.0}
+    model.config.rope_scaling = {"rope_type": "yarn", "factor": 4.0}
     check_family(model, 257)
     assert max_positions(model) is None
     model.config.use_sliding_window, model.config.sliding_window = True, 128
     assert max_positions(model) == 128
+
+
+LONGROPE = {"type": "longrope", "short_factor": [1.5] * 8, "long_factor": [4.0] * 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "bound"),
+    [
+        (LlamaConfig(**SMALL, max_position_embeddings=64, rope_scaling={"rope_type": "dynamic", "factor": 4.0}), 64),
+        (Phi3Config(**SMALL, original_max_position_embeddings=32, rope_scaling=LONGROPE, pad_token_id=None), 32),
+    ],
+)
+def test_rotary_tables_that_follow_the_batch_are_those_of_short_rows(config, bound, tmp_path, tokenizer):
+    """And within them, the model is what transformers makes of it, whatever long row came before."""
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ours, theirs = load_model(str(tmp_path), torch.float32).model, AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    check_family(ours, bound)
+    with pytest.raises(InputError, match=f"made for {bound} positions"):
+        check_family(ours, bound + 1)
+    assert max_positions(ours) == bound
+    short, long = torch.randint(400, (1, bound)), torch.randint(400, (1, 100))
+    with torch.no_grad():
+        ours(long)
+        assert torch.equal(ours(short).logits, theirs(short).logits)
+        assert not torch.equal(ours(long).logits, theirs(long).logits)
 
 
 @pytest.fixture
