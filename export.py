@@ -204,7 +204,7 @@ def export_scorer(args, loaded: LoadedModel, prompt: PromptConfig, encoded: list
         write_golden(golden, kept, known, sha256_of_file(path))
         card = folder / f"{args.output.stem}.md"
         write_card(card, described, size(path), checks)
-        publish(path, [golden, card, tokenizer_file], args.output)
+        publish(path, golden, tokenizer_file, card, args.output)
     print(f"written: {args.output}; score with ./cpp_scorer/score --model {args.output} --input questions.jsonl")
 
 

@@ -42,14 +42,14 @@ class ModelScorer:
 
         Raises InputError, in one line, for whatever cannot be found, read, or scored."""
         self.accelerator, self.precision, self.batch_size, self.base = accelerator, precision, batch_size, base
-        self.causal_lm, self.training = None, {}
+        self.causal_lm, self.training, self.max_positions = None, {}, None
         if source.endswith(".onnx"):
             # Imported only here: training machines may lack onnxruntime.
-            from lib.export.files import contract_in
+            from lib.export.files import contract_in, positions_in
             from lib.export.session import open_export
 
             self.scorer, self.tokenizer, metadata = open_export(Path(source))
-            self.prompt = contract_in(metadata)
+            self.prompt, self.max_positions = contract_in(metadata), positions_in(metadata)
             self.trained_on = trained_on(json.loads(metadata["training"]))
         else:
             loaded = load_model(source, DTYPES[precision], base=base)
@@ -81,6 +81,11 @@ class ModelScorer:
         """Every log-prob that is asked for, each question, encoded by `prompt`, read once under each model."""
         if self.causal_lm is not None:
             check_family(self.causal_lm, prompt.max_length)
+        elif self.max_positions and self.max_positions < prompt.max_length:
+            raise InputError(
+                f"the graph is the model up to {self.max_positions} positions, fewer than the contract's "
+                f"{prompt.max_length} (max_length); name another --contract"
+            )
         base = self._reference_scorer() if reference else None  # what it may refuse is refused first
         values = self._score(encoded, description, per_token)
         tokens = values if per_token else None

@@ -23,6 +23,8 @@ from lib.questions.prompt import EncodedQuestion
 
 LEVELS = 127  # of a symmetric 8-bit number
 SMALLEST = np.float32(1e-30)  # of a row's largest: a row of zeros stays zeros
+# Of the median channel: one that was silent on the sample may still speak, and its factor must not wipe out the others.
+FLOOR = 1e-3
 STRENGTHS = (0.5, 0.6, 0.7, 0.8)  # a of SmoothQuant
 QUESTIONS = 8  # that are looked at
 SAMPLE = 256  # rows of activations, over all questions, and columns of a weight, that errors are measured on
@@ -72,7 +74,7 @@ def remedy(activations: Activations, weights: Sequence[np.ndarray], apart: np.nd
     rows = activations.rows * ~apart
     every = np.concatenate([_columns(weight) for weight in weights], axis=1) * ~apart[:, None]
     factors = [np.ones_like(activations.largest)]
-    of_weights, of_activations = np.abs(every).max(axis=1).clip(SMALLEST), activations.largest.clip(SMALLEST)
+    of_weights, of_activations = _with_floor(np.abs(every).max(axis=1)), _with_floor(activations.largest)
     for strength in STRENGTHS:
         factor = np.where(apart, 1, of_activations**strength / of_weights ** (1 - strength))
         factors.append((factor / np.sqrt(factor.max() * factor.min())).astype(np.float32))
@@ -82,6 +84,11 @@ def remedy(activations: Activations, weights: Sequence[np.ndarray], apart: np.nd
         if turned[0] < WORTH_IT * plain[0]:
             return turned[1], True
     return plain[1], False
+
+
+def _with_floor(largest: np.ndarray) -> np.ndarray:
+    """Values [in] of channels that count as no smaller than `FLOOR` of the median one."""
+    return largest.clip(max(SMALLEST, FLOOR * np.median(largest)))
 
 
 def _best_factor(

@@ -111,6 +111,13 @@ def contract_in(metadata: dict[str, str]) -> PromptConfig:
     )
 
 
+def positions_in(metadata: dict[str, str]) -> int | None:
+    """The longest sequence of which a scoring graph gives the model's own log-probs, None where there is no bound, or
+    an older graph does not say."""
+    positions = metadata.get("max_positions", NONE)
+    return None if positions == NONE else int(positions)
+
+
 def read_export(path: Path) -> dict[str, str]:
     """The metadata of a scoring graph; raises InputError where the file is none of this format."""
     if not path.is_file():
@@ -123,7 +130,11 @@ def read_export(path: Path) -> dict[str, str]:
 
 
 def check_neighbours(output: Path, tokenizer_file: Path) -> None:
-    """Raises InputError where another tokenizer lies in the output's folder and something else may need it."""
+    """Raises InputError where another tokenizer lies in the output's folder and something else may need it, or a text
+    of somebody's under the card's name."""
+    card = output.with_suffix(".md")
+    if card.exists() and not output.exists():
+        raise InputError(f"{card}: would be written over with the model's card; choose another name with --output")
     present = output.parent / TOKENIZER_FILE
     if not present.exists() or present.read_bytes() == tokenizer_file.read_bytes():
         return
@@ -143,14 +154,18 @@ def staging(output: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def publish(model: Path, others: list[Path], output: Path) -> None:
-    """Move a checked export to its place: the .onnx file last, since the scorer begins with it. The weights of an
-    export that it replaces are removed."""
+def publish(model: Path, golden: Path, tokenizer_file: Path, card: Path, output: Path) -> None:
+    """Move a checked export to its place: the .onnx file after what the scorer looks for beside it. The weights of an
+    export that it replaces are removed. Raises InputError where another export, with a tokenizer of its own, has come
+    meanwhile."""
     folder = output.parent
     data = model.with_name(read_metadata(model)["data_file"])
-    for source in (data, *others, model):
+    parts = (data, golden, tokenizer_file, model, card)
+    for source in parts:
         with source.open("rb") as file:
             os.fsync(file.fileno())
+    check_neighbours(output, tokenizer_file)
+    for source in parts:
         source.replace(folder / source.name)
     stale = re.compile(rf"{re.escape(output.stem)}\.[0-9a-f]{{{HASH_DIGITS}}}\.data")
     for path in folder.iterdir():

@@ -35,6 +35,14 @@ def test_a_channel_large_in_every_row_is_smoothed(weight):
     assert smooth < 0.5 * np.median(row_errors(large.rows, weight))
 
 
+def test_a_channel_silent_on_the_sample_wipes_out_no_row_in_which_it_speaks(weight):
+    """As a dead neuron of a ReLU."""
+    factor, _ = remedy(activations(c5=40.0, c7=0.0), [weight], NONE)
+    assert factor.argmax() == 5
+    spoken = activations(c5=40.0).rows
+    assert np.median(row_errors(spoken / factor, weight * factor[:, None])) < np.median(row_errors(spoken, weight))
+
+
 def test_even_activations_are_left_as_they_are(weight):
     factor, rotated = remedy(activations(), [weight], NONE)
     assert (factor == 1).all() and not rotated

@@ -250,6 +250,27 @@ def test_exports_of_one_tokenizer_share_a_folder_and_others_are_refused(exported
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
+def test_somebodys_text_is_not_written_over_with_the_card(run_folder, data_folder, tmp_path):
+    (tmp_path / "README.md").write_text("notes")
+    with pytest.raises(InputError, match="README.md: would be written over with the model's card; choose another name"):
+        export.main(export_flags(run_folder, data_folder, tmp_path / "README.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_tokenizer_that_came_while_the_graph_was_made_stays(run_folder, data_folder, tmp_path, monkeypatch):
+    """Of another export into the same folder, which would be refused from then on."""
+    made = export.write_golden
+
+    def write_golden(*given) -> None:
+        (tmp_path / "tokenizer.json").write_text("{}")
+        made(*given)
+
+    monkeypatch.setattr(export, "write_golden", write_golden)
+    with pytest.raises(InputError, match="not this model's tokenizer"):
+        export.main(export_flags(run_folder, data_folder, tmp_path / "model.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
 def export_flags(model, data, output, *more) -> list[str]:
     return [*map(str, ("--model", model, "--data", data, "--output", output, "--limit", 2, *more))]
 
