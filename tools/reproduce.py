@@ -39,7 +39,9 @@ from lib.mining.propositions import PROPOSITION
 from lib.models.device import default_device, has_bf16_products
 from lib.models.runs import RUN_FILE
 from lib.paths import ROOT, atomic_dir, atomic_file
+from lib.questions.data import load_split
 from lib.questions.readers import find_split, read_rows
+from lib.questions.template import render
 from lib.training.losses import LOSSES
 
 
@@ -67,6 +69,20 @@ def check_inputs(args: argparse.Namespace) -> None:
     for path in args.opinions:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; --opinions takes those with opinions")
+
+
+def rows_of(folder: Path, split: str) -> list[dict]:
+    """The questions of a split in one form, whatever they were in: mined ones and others of it come into one file."""
+    data = load_split(str(folder), split)
+    return [
+        {
+            "id": question.id,
+            "context": "".join(render(data.default_template, question)),
+            "endings": list(question.endings),
+            "label": question.label,
+        }
+        for question in data.questions
+    ]
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
@@ -127,11 +143,10 @@ class Reproduction:
         """casehold: the questions that were given, some of train moved to validation by the seed."""
         if self.casehold.exists():
             return
-        paths = (find_split(str(self.given), split) for split in ("train", "validation", "test"))
-        train, validation, test = ([row for _, row in read_rows(path)] for path in paths)
+        train, validation, test = (rows_of(self.given, split) for split in ("train", "validation", "test"))
         random.Random(SEED).shuffle(train)
         count = self.size["aside"]
-        aside = [row | {"id": f"aside-{row['id']}"} if "id" in row else row for row in train[:count]]
+        aside = [row | {"id": f"aside-{row['id']}"} for row in train[:count]]
         with atomic_dir(self.casehold) as folder:
             write_rows(folder / "train.jsonl", train[count:])
             write_rows(folder / "validation.jsonl", validation + aside)

@@ -73,8 +73,8 @@ def test_bf16_is_trained_in_where_the_device_has_it_and_the_folder_keeps_to_it(o
         reproduce.Reproduction(args)
 
 
-@pytest.mark.parametrize("mined", [("real", 9), ("questions", 7)])
-def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_csv, mined", [("train", ("real", 9)), ("test", ("questions", 7))])
+def test_mixing_keeps_every_row_whole_and_puts_propositions_last(in_csv, mined, tmp_path, monkeypatch):
     """str.splitlines would break a row at U+2028, which its JSON may hold."""
     monkeypatch.setitem(reproduce.SIZES, "cpu", TINY | {"real": 7, "mined": mined, "questions": 5})
     flags = ["--casehold", str(tmp_path / "casehold"), "--opinions", "none", "--output", str(tmp_path / "out")]
@@ -88,9 +88,9 @@ def test_mixing_keeps_every_row_whole_and_puts_propositions_last(mined, tmp_path
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records)
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
-    (tmp_path / "casehold" / "test.jsonl").unlink()
-    with (tmp_path / "casehold" / "test.csv").open("w", encoding="utf-8", newline="") as file:
-        texts = [{"citing_prompt": row["context"], "label": row["label"]} for row in made["casehold"]]
+    (tmp_path / "casehold" / f"{in_csv}.jsonl").unlink()  # the form of CaseHOLD's own files
+    with (tmp_path / "casehold" / f"{in_csv}.csv").open("w", encoding="utf-8", newline="") as file:
+        texts = [{"id": row["id"], "citing_prompt": row["context"], "label": row["label"]} for row in made["casehold"]]
         texts = [
             text | {f"holding_{place}": ending for place, ending in enumerate(row["endings"])}
             for text, row in zip(texts, made["casehold"], strict=True)
