@@ -28,7 +28,22 @@ _SENTENCE = re.compile(
 _LEANS = re.compile(
     r"(?:However|Moreover|Further(?:more)?|Indeed|But|And|Or|Nor|Yet|So|Thus|Therefore|Hence|Accordingly|Consequently|"
     r"Rather|Instead|Similarly|Likewise|Nevertheless|Nonetheless|Finally|Here|Also|Still|Then|It|They|He|She|This|That|"
-    r"These|Those|Such|We|Our|I|You|Footnotes?|Discussion|[IVX]+)\b|(?:First|Second|Third|Fourth),|[A-H] [A-Z]"
+    r"These|Those|Such|We|Our|I|You|Footnotes?|Discussion|[IVX]+|Consider|Today|For (?:background|example)|In \d{4}|"
+    r"On [A-Z][a-z]+ \d+)\b|(?:First|Second|Third|Fourth),|[A-H] [A-Z]"
+)
+# What leans on it within, or tells of the case at hand, its parties and its steps: no rule that another case stands for.
+_NOUNS = (
+    "action|analysis|appeal|approach|argument|burden|case|circumstance|claim|conclusion|contention|context|court|"
+    "decision|definition|doctrine|evidence|exception|factor|finding|inquiry|instance|interpretation|issue|language|"
+    "matter|principle|process|proposition|provision|purpose|question|reason|requirement|right|rule|section|situation|"
+    "standard|statute|suit|test|theory|time|view"
+)
+_OF_THIS_CASE = re.compile(
+    rf"\b(?:(?:this|that|these|those|such|same) (?:\w+ )?(?:{_NOUNS})s?|we|our|us|ibid|here|above|below|too|also|other "
+    r"(?:words|times)|argu(?:es?|ed|ing|ments?)|contend(?:s|ed)?|assert(?:s|ed)|maintains|complain(?:s|ed)|alleged|filed|"
+    r"moved|granted|denied|sued|testified|convicted|sentenced|pleaded|pled|appealed|affirmed|reversed|vacated|"
+    r"remand(?:ed|ing)?|plaintiffs|defendants|petitioners?|respondents?|appell(?:ant|ee)s?)\b|\d{5}",
+    re.IGNORECASE,
 )
 
 
@@ -45,7 +60,7 @@ def _proposition(opinion: str, match: re.Match) -> Holding | None:
     before = FOOTNOTES.split(before.split(PAGE_BREAK)[-1])[-1]
     after = opinion[match.end() : match.end() + CHARS_AFTER].split(PAGE_BREAK)[0]
     text = OPENING + candidate_form(raw)
-    if len(before) < MIN_CHARS_BEFORE or _LEANS.match(raw):
+    if len(before) < MIN_CHARS_BEFORE or _LEANS.match(raw) or _OF_THIS_CASE.search(raw):
         return None
     if text_problem(raw) or gives_away(f"{before} {after}", text):
         return None
