@@ -12,7 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from lib.cli import HelpFormatter, flag, positive_int
+from lib.cli import HelpFormatter, flag, parse_typed, positive_int
 from lib.errors import InputError, run_script
 from lib.evaluation.compare import LETTERS, comparison_report, differing, read_aligned
 from lib.evaluation.harness import HarnessTask, write_harness
@@ -84,12 +84,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = build_parser()
-    args = parser.parse_args(argv)
+    flags, typed = parse_typed(parser, argv)
+    args = argparse.Namespace(**flags)
     if args.compare and not 2 <= len(args.compare) <= len(LETTERS):
         parser.error(f"--compare takes 2 to {len(LETTERS)} prediction files, not {len(args.compare)}")
-    for name in ("report", "output_lm_eval"):
-        if args.compare and getattr(args, name):
-            parser.error(f"{flag(name)} is of one model's answers; it does not go with --compare")
+    if args.compare and (others := sorted(typed.keys() - {"compare", "output"})):
+        parser.error(f"{flag(others[0])} is of one model's answers; with --compare goes --output alone")
     return args
 
 

@@ -44,7 +44,7 @@ from lib.models.checkpoint import Checkpoints
 from lib.models.claim import claim_run
 from lib.models.device import describe_device
 from lib.models.loading import pick_precision
-from lib.models.runs import finish_run, open_run, read_metrics, resumed_settings
+from lib.models.runs import RUNS, finish_run, open_run, read_metrics, resumed_settings
 from lib.packed.inference import Logprobs, score_questions, start_accelerator
 from lib.packed.neutral import neutral_logprobs
 from lib.packed.reference import reference_logprobs
@@ -177,6 +177,8 @@ def claim(argv: list[str] | None) -> Iterator[tuple[argparse.Namespace, Path, bo
             name = f"{settings['loss']}-neg{settings['num_neg']}"
             folder = stack.enter_context(claim_run(Path(output) if output else None, name, resume=resume))
             idle = without_effect(settings) & typed
+            if settings["model"] == str(RUNS / "latest") and not resume:  # which will be another one
+                settings["model"] = str(RUNS / (RUNS / "latest").resolve().name)
             if resume:
                 settings = resumed_settings(folder, settings, typed)
             elif idle:

@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="the model for the harness, in Hugging Face's layout")
     parser.add_argument("--lm-eval-python", help="Python that has lm_eval")
     args = parser.parse_args(argv)
+    if args.folder and args.limit < 2:
+        parser.error("--folder takes the difference of two numbers of questions: --limit 2 or more")
     questions = load_split(str(args.questions), "test", limit=args.limit).questions
 
     print(f"{len(questions)} questions, {args.threads} threads\n")
@@ -168,20 +170,21 @@ def run_harness(args: argparse.Namespace, limit: int) -> tuple[float, list[int],
         command += ["--include_path", str(ROOT / "docs" / "lm_eval")]
         environment = {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": folder}
         begin, megabytes = time.perf_counter(), 0.0
-        process = subprocess.Popen(
-            ["env", *(f"{name}={value}" for name, value in environment.items()), *command],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        said = Path(folder) / "stderr"  # no pipe: nobody reads it before the end
+        with said.open("w") as stderr:
+            process = subprocess.Popen(
+                ["env", *(f"{name}={value}" for name, value in environment.items()), *command],
+                cwd=folder,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
         while process.poll() is None:
             with contextlib.suppress(OSError, TypeError):
                 megabytes = max(megabytes, peak_memory(process))
             time.sleep(0.1)
         seconds = time.perf_counter() - begin
         if process.returncode:
-            raise InputError(f"lm_eval has ended with {process.returncode}: {process.stderr.read()[-500:]}")
+            raise InputError(f"lm_eval has ended with {process.returncode}: {said.read_text()[-500:]}")
         (samples,) = Path(folder).rglob("samples_*.jsonl")
         rows = sorted(map(json.loads, samples.read_text("utf-8").split("\n")[:-1]), key=lambda row: row["doc_id"])
         choices = [choose([float(answer[0][0]) for answer in row["resps"]]) for row in rows]

@@ -57,17 +57,21 @@ def main(argv: list[str] | None = None) -> int:
     with alone_in(output), tasks_on(args.ray) as tasks:
         job.open().close()  # one line here, not a trace from each worker, where it cannot be used
         found = sources(questions)
+        for source in found:
+            if Path(output, source.name).is_file():
+                raise InputError(f"{args.output}: holds a file {source.name}, where its predictions' folder would be")
         begin(output, settings(args, found))
-        cut = in_order(lambda source: tasks.submit(blocks, source, args.block_rows), found, 2 * tasks.at_once)
-        planned = [block for _, of_file in cut for block in of_file]
-        done = files_below(output)
-        todo = [block for block in planned if block.output(args.form) not in done]
-        total, errors = sum(block.rows for block in planned), 0
-        left = sum(block.rows for block in todo)
-        with progress(total=total, initial=total - left, desc="scoring", unit="question") as bar:
-            for rows, at_fault in score_blocks(todo, job, args.workers) if todo else ():
-                errors += at_fault
-                bar.update(rows)
+        with without_halves(output):
+            cut = in_order(lambda source: tasks.submit(blocks, source, args.block_rows), found, 2 * tasks.at_once)
+            planned = [block for _, of_file in cut for block in of_file]
+            done = files_below(output)
+            todo = [block for block in planned if block.output(args.form) not in done]
+            total, errors = sum(block.rows for block in planned), 0
+            left = sum(block.rows for block in todo)
+            with progress(total=total, initial=total - left, desc="scoring", unit="question") as bar:
+                for rows, at_fault in score_blocks(todo, job, args.workers) if todo else ():
+                    errors += at_fault
+                    bar.update(rows)
     print(f"{args.output}: {total:,} questions in {len(planned):,} blocks, {left:,} of them scored now")
     if errors:
         print(f'{errors:,} of these are records with "error"', file=sys.stderr)
@@ -76,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @contextmanager
 def alone_in(output: str) -> Iterator[None]:
-    """Until the block ends no other command writes below a folder on a disk; nothing half-written is left there."""
+    """Until the block ends no other command writes below a folder on a disk."""
     if "://" in output:
         yield
         return
@@ -86,16 +90,25 @@ def alone_in(output: str) -> Iterator[None]:
         raise InputError(f"{output}: another command writes there; wait for its end, or choose another --output")
     with closing(held):
         try:
-            tidy(Path(output))
             yield
         finally:
-            tidy(Path(output))
             (Path(output) / ".lock").unlink(missing_ok=True)
 
 
-def tidy(folder: Path) -> None:
-    for left in folder.rglob(f"*{INCOMPLETE}"):  # by a process that was killed
-        left.unlink(missing_ok=True)
+@contextmanager
+def without_halves(output: str) -> Iterator[None]:
+    """Before and after, a folder on a disk that is this job's is free of what a killed process left half-written."""
+    on_disk = Path(output) if "://" not in output else None
+
+    def remove() -> None:
+        for left in on_disk.rglob(f"*{INCOMPLETE}") if on_disk else ():
+            left.unlink(missing_ok=True)
+
+    remove()
+    try:
+        yield
+    finally:
+        remove()
 
 
 def settings(args: argparse.Namespace, found: list[Source]) -> dict:

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.cli import HelpFormatter, nonnegative_int, positive_float, positive_int, seed
 from lib.cluster import LOCAL, tasks_on
-from lib.errors import run_script
+from lib.errors import InputError, run_script
 from lib.evaluation.scores import SCORES
 from lib.experiments.figures import draw_sweep
 from lib.experiments.grid import Run, make_grid
@@ -97,6 +97,10 @@ def main(argv: list[str] | None = None) -> int:
     with ExitStack() as stack:
         for split in args.split:  # before the folder is begun with it
             load_split(args.data, split, limit=1, candidates_file=args.candidates)
+        if Path(args.data).is_file():
+            raise InputError(
+                f"{args.data}: would be trained on and evaluated on; give a folder with a file for each split"
+            )
         tasks = stack.enter_context(tasks_on(args.ray, args.jobs, args.gpus_per_run)) if args.ray else None
         sweep = stack.enter_context(Sweep(args.output, settings, score=args.score, splits=args.split))
         write_contract(args)

@@ -11,6 +11,7 @@ from lib.models.runs import RUN_FILE, RUNS, read_run
 from lib.paths import INCOMPLETE, lock
 
 LOCK_FILE = ".lock"
+RECORDS = (RUN_FILE, f"pretraining/{RUN_FILE}")  # of a run that there is something of to go on with
 LEFT_BEHIND = (f"*{INCOMPLETE}", ".tmp??????")  # the second by safetensors, in the middle of a file
 
 
@@ -29,8 +30,9 @@ def claimed(folder: Path, *, new: bool) -> Iterator[None]:
     if new:
         folder.mkdir(parents=True, exist_ok=True)
         _check_empty(folder)
-    elif not folder.is_dir():
-        raise InputError(f"{folder}: no run to go on with; start it without --resume")
+    elif not any((folder / record).is_file() for record in RECORDS):
+        # Before anything is removed below it: the folder may be another one by mistake.
+        raise InputError(f"{folder}: no run to go on with (it has no {RUN_FILE}); give the command without --resume")
     file = lock(folder / LOCK_FILE)
     if file is None:
         raise FolderTaken(f"{folder}: another process works in it; wait for its end, or choose another --output")

@@ -5,7 +5,9 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -55,7 +57,8 @@ def _functions() -> dict | None:
     """The compiled functions by name and type, None where no compiler makes them."""
     try:
         library = ctypes.CDLL(str(_compiled()))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"note: {SOURCE.name} is not compiled ({error}); PyTorch's own passes take more time", file=sys.stderr)
         return None
     functions = {}
     for name, arguments in ARGUMENTS.items():
@@ -67,7 +70,7 @@ def _functions() -> dict | None:
 
 def _compiled() -> Path:
     """The shared library. Its name says source, command, and the processor that it was compiled for."""
-    command = [os.environ.get("CXX", "c++"), *FLAGS]
+    command = [*shlex.split(os.environ.get("CXX", "c++")), *FLAGS]
     code = SOURCE.read_bytes() + HEADER.read_bytes()
     key = hashlib.sha256(code + " ".join([*command, _processor()]).encode()).hexdigest()[:16]
     path = CACHE_DIR / "kernels" / f"{key}.so"

@@ -82,6 +82,11 @@ def report_candidates(questions: Sequence[TrainingQuestion], recipe: Recipe) -> 
     if others:
         fate = "positives too" if recipe.sampling.all_positives else "left out"
         lines.append(f"  {others} candidates besides the best lie above their question's mean reward: {fate}")
+    few = max(len(item.negatives) for item in questions) <= recipe.sampling.num_negatives
+    if few and recipe.sampling.negatives != "random":
+        lines.append(
+            f"note: no question has more negatives than are drawn: {recipe.sampling.negatives} are all of them"
+        )
     one_hot = all(_is_one_hot(item.encoded.question.rewards) for item in questions)
     if one_hot and "weighting" in recipe.objective.options:
         constant = " or ".join(f"{shift:+.4f}" for shift in sorted(one_hot_shifts(questions, recipe.options)))

@@ -71,6 +71,7 @@ def write_endings(
     and whatever else the samples depend on.
     """
     settings = [*astuple(generation), BATCH_SIZE, str(loaded.model.dtype), accelerator.device.type]
+    settings.append(loaded.model.config.to_json_string())  # among it rotary settings, and whether it is in 4 bits
     key = cache_key(loaded.weights_sha256, encoded, [*settings, torch.__version__, transformers.__version__])
     path = CACHE_DIR / "self_negatives" / f"{key}.jsonl"
     sampler = EndingSampler(loaded, encoded, generation)

@@ -133,3 +133,9 @@ def test_one_file_is_nothing_to_compare(tmp_path, capsys):
     assert left.value.code == 2 and "2 to 26 prediction files" in capsys.readouterr().err
     with pytest.raises(InputError, match="no such file"):
         eval_mc.main(["--compare", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+
+
+def test_flags_that_compare_would_pass_over_are_refused(capsys):
+    with pytest.raises(SystemExit) as left:
+        eval_mc.main(["--compare", "a.jsonl", "b.jsonl", "--score", "pmi"])
+    assert left.value.code == 2 and "--score is of one model's answers" in capsys.readouterr().err

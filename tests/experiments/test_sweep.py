@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_jsonl
+from conftest import ROOT, rows, write_jsonl
 from scipy.stats import norm
 
 import eval_mc
@@ -173,6 +173,14 @@ def test_another_setting_in_the_same_folder_is_refused(gone_on_with, model_folde
         Sweep(gone_on_with, settings | {"epochs": 3}, score=score)
     with pytest.raises(InputError, match="begun with --score sum, not reward; choose another --output"):
         Sweep(gone_on_with, settings, score="reward")
+
+
+def test_one_file_for_every_split_is_refused_before_a_run(tmp_path, model_folder):
+    """Its runs would be evaluated on what they were trained on."""
+    data = write_jsonl(tmp_path / "q.jsonl", rows(4))
+    with pytest.raises(InputError, match="q.jsonl: would be trained on and evaluated on; give a folder"):
+        script.main(["--data", str(data), "--model", str(model_folder), "--output", str(tmp_path / "grid")])
+    assert not (tmp_path / "grid").exists()
 
 
 @pytest.fixture

@@ -94,7 +94,10 @@ def test_a_bare_resume_takes_the_newest_unfinished_run_that_nobody_trains():
             assert [str(first), str(second)] == ["runs/old", "runs/older"]
             assert refusal(None).startswith("--resume: no unfinished run under runs/ that no process works in")
         assert refusal(Path("runs/live")).startswith("runs/live: another process works in it")
-    assert refusal(Path("nowhere")) == "nowhere: no run to go on with; start it without --resume"
+    no_run = "no run to go on with (it has no run.json); give the command without --resume"
+    assert refusal(Path("nowhere")) == f"nowhere: {no_run}"
+    Path("runs/live/.other.incomplete").touch()  # of a run that is trained below a folder named by mistake
+    assert refusal(Path("runs")) == f"runs: {no_run}" and Path("runs/live/.other.incomplete").exists()
 
 
 def test_a_run_of_another_version_takes_todays_flags_for_those_it_lacks(capsys):

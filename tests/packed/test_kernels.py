@@ -170,7 +170,7 @@ def test_what_is_dropped_does_not_depend_on_the_number_of_threads():
 @pytest.mark.parametrize(
     "dtype, family", [(torch.float32, "llama"), (torch.float32, "qwen3"), (torch.bfloat16, "llama")]
 )
-def test_without_a_compiler_everything_is_pytorchs(dtype, family, encode, monkeypatch):
+def test_without_a_compiler_everything_is_pytorchs(dtype, family, encode, monkeypatch, capsys):
     batch = pack(encode(rows(2)))
     policy = use_onednn(make_policy(tiny_model(family), 4, 8, 0.0, checkpointing=False)).eval()
     for name, parameter in policy.named_parameters():
@@ -189,6 +189,7 @@ def test_without_a_compiler_everything_is_pytorchs(dtype, family, encode, monkey
     monkeypatch.setattr(kernels, "_compiled", refuse)
     try:
         assert not kernels.suits(torch.zeros(1))
+        assert "note: kernels.cpp is not compiled (Command 'c++' returned" in capsys.readouterr().err
         tolerance = dict(rtol=1e-5, atol=1e-4) if dtype == torch.float32 else dict(rtol=0.05, atol=0.5)
         torch.testing.assert_close(logprobs(), compiled, **tolerance)
     finally:

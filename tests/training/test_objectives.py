@@ -157,6 +157,16 @@ def test_one_reward_of_1_and_none_else_is_one_hot(encode, scores, one_hot):
     assert any("one-hot" in line for line in said) == one_hot
 
 
+def test_drawing_hard_negatives_where_all_are_drawn_is_said(encode):
+    questions, _ = training_questions(encode(rows(2)))
+    said = {}
+    for flags in (["--negatives", "hard"], ["--negatives", "lowest", "--num-neg", "3"], []):
+        settings = vars(train_sdpo.build_parser().parse_args(flags))
+        said[tuple(flags)] = "".join(report_candidates(questions, make_recipe(settings)))
+    note = "note: no question has more negatives than are drawn: hard are all of them"
+    assert list(said.values()) == [note, "", ""]
+
+
 def test_a_constant_for_each_number_of_candidates(train, tmp_path, capsys):
     data = write_jsonl(tmp_path / "mixed.jsonl", rows(1) + rows(1, num_candidates=3, start=4))
     train(data, "--loss", "swepo", "--epochs", 1)
@@ -191,6 +201,13 @@ def test_sft_first_then_preference_from_there(train, data_folder, capsys):
         records = (json.loads(line) for line in Path(f"{run}/test.jsonl").read_text().splitlines())
         scored[run] = torch.tensor([record["logprobs"] for record in records])
     assert (scored["runs/1"] - scored["runs/2"]).abs().max() > 0.1
+
+
+def test_a_run_from_the_latest_one_names_which_it_was(train, data_folder):
+    """Another may be the latest when it is resumed."""
+    train(data_folder, *ONE_STEP)
+    train(data_folder, *ONE_STEP, model="runs/latest")
+    assert read_run(Path("runs/2"))["settings"]["model"] == "runs/1"
 
 
 def test_another_prompt_than_the_first_run_had_is_said(train, data_folder, capsys):
