@@ -54,8 +54,8 @@ service:
   --deadline N          seconds until a request is given up with 504 (default 30)
   --client-timeout N    seconds in which a request must come, and a response be taken (default 20)
   --drain N             seconds after SIGTERM for what was asked before (default 30)
-  --token-file FILE     requests must bear the token on its first line (default: that in the environment's SCORE_TOKEN,
-                        if there is one)
+  --token-file FILE     requests must bear the token on its first line, but for /, /healthz and /readyz (default: that
+                        in the environment's SCORE_TOKEN, if there is one)
 
 without questions:
   e.g. --model model.onnx --check
@@ -218,7 +218,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   }
   if (!of_service.empty()) throw BadFlag(of_service + " goes with --serve");
   if (line.input == "-" && !line.check && isatty(STDIN_FILENO)) {
-    throw BadFlag("no questions: score --model " + line.engine.model + " --input questions.jsonl (or pipe them in)");
+    throw BadFlag("nothing to read: add --input FILE, or pipe the lines in");
   }
   return line;
 }

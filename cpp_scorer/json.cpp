@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <iterator>
@@ -120,11 +121,14 @@ double score_of(const Json& value) {
     if (text[at] == '_' && at > 0 && is_digit(at - 1) && is_digit(at + 1)) continue;
     digits += text[at];
   }
-  // Infinities, hexadecimal numbers and what else strtod knows are no scores.
-  if (digits.empty() || digits.find_first_not_of("0123456789+-.eE") != digits.npos) return none;
-  char* end = nullptr;
-  const double number = std::strtod(digits.c_str(), &end);
-  return end == digits.c_str() + digits.size() ? number : none;
+  // Infinities and what else from_chars knows are no scores. It takes no plus sign, and no locale's decimal point.
+  if (digits.find_first_not_of("0123456789+-.eE") != digits.npos) return none;
+  const char* const begin = digits.data() + (digits[0] == '+' && digits.size() > 1 && digits[1] != '-' ? 1 : 0);
+  double number = 0;
+  const auto [end, error] = std::from_chars(begin, digits.data() + digits.size(), number);
+  if (end != digits.data() + digits.size()) return none;
+  if (error == std::errc::result_out_of_range) return std::strtod(digits.c_str(), nullptr);  // 0, or infinity
+  return error == std::errc() ? number : none;
 }
 
 /// The index of the highest score, the first of equals, where the row says them.

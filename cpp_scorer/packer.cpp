@@ -2,12 +2,6 @@
 
 #include <algorithm>
 
-namespace {
-
-constexpr int64_t kShortestLength = 8;
-
-}  // namespace
-
 PackedBatch pack(const std::vector<const EncodedQuestion*>& questions) {
   PackedBatch batch;
   batch.length = kShortestLength;

@@ -14,6 +14,8 @@
 ///
 /// On a CPU a row's log-probs are the same to the last bit in any batch, which takes one rounding: L is 8 or more,
 /// since onnxruntime multiplies a matrix of one row, such as a quarter of a shorter L, in another order.
+inline constexpr int64_t kShortestLength = 8;
+
 struct PackedBatch {
   int64_t num_rows = 0;    // B, questions
   int64_t length = 0;      // L, tokens of the longest row, at least 8

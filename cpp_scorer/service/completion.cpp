@@ -9,16 +9,14 @@
 
 namespace {
 
-[[noreturn]] void fail(const char* field, const std::string& what) {
-  throw RowError(std::string("field '") + field + "': " + what);
-}
-
 bool is_ids(const Json& value) { return value.is_array() && !value.empty() && value[0].is_number(); }
 
 std::vector<int64_t> ids_of(const Json& list) {
   std::vector<int64_t> ids;
   for (const Json& id : list) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX) fail("prompt", "a list holds more than ids");
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX) {
+      throw field_error("prompt", "a list holds more than ids");
+    }
     ids.push_back(id.get<int64_t>());
   }
   return ids;
@@ -32,23 +30,23 @@ Completion::Prompt prompt_of(const Json& value, const Completion::Encode& encode
   } else if (is_ids(value)) {
     prompt.ids = ids_of(value);
   } else {
-    fail("prompt", "is not a string, a list of token ids, or a list of either");
+    throw field_error("prompt", "is not a string, a list of token ids, or a list of either");
   }
-  if (prompt.ids.empty()) fail("prompt", "has no tokens");
+  if (prompt.ids.empty()) throw field_error("prompt", "has no tokens");
   return prompt;
 }
 
 bool flag_of(const Json& request, const char* field) {
   const auto found = request.find(field);
   if (found == request.end() || found->is_null()) return false;
-  if (!found->is_boolean()) fail(field, "is neither true nor false");
+  if (!found->is_boolean()) throw field_error(field, "is neither true nor false");
   return found->get<bool>();
 }
 
 int64_t number_of(const Json& request, const char* field, int64_t otherwise) {
   const auto found = request.find(field);
   if (found == request.end() || found->is_null()) return otherwise;
-  if (!found->is_number_integer()) fail(field, "is not an integer");
+  if (!found->is_number_integer()) throw field_error(field, "is not an integer");
   return found->get<int64_t>();
 }
 
@@ -70,18 +68,22 @@ Completion Completion::read(std::string_view json, const Encode& encode) {
   const Json request = parse_json(json);
   if (!request.is_object()) throw RowError("the body is not a JSON object");
   const auto prompt = request.find("prompt");
-  if (prompt == request.end()) fail("prompt", "is missing");
-  if (!flag_of(request, "echo")) fail("echo", "must be true: this service scores what it is given, and writes nothing");
-  if (flag_of(request, "stream")) fail("stream", "must be false");
-  if (number_of(request, "n", 1) != 1) fail("n", "must be 1");
+  if (prompt == request.end()) throw field_error("prompt", "is missing");
+  if (!flag_of(request, "echo")) {
+    throw field_error("echo", "must be true: this service scores what it is given, and writes nothing");
+  }
+  if (flag_of(request, "stream")) throw field_error("stream", "must be false");
+  if (number_of(request, "n", 1) != 1) throw field_error("n", "must be 1");
   const int64_t more = number_of(request, "max_tokens", 0);
-  if (more != 0 && more != 1) fail("max_tokens", "must be 0, or 1 for an empty token: this service writes nothing");
+  if (more != 0 && more != 1) {
+    throw field_error("max_tokens", "must be 0, or 1 for an empty token: this service writes nothing");
+  }
   Completion completion;
   completion.with_logprobs = number_of(request, "logprobs", -1) >= 0;
   completion.with_blank = more == 1;
   if (prompt->is_array() && !is_ids(*prompt)) {
     for (const Json& one : *prompt) completion.prompts.push_back(prompt_of(one, encode));
-    if (completion.prompts.empty()) fail("prompt", "is an empty list");
+    if (completion.prompts.empty()) throw field_error("prompt", "is an empty list");
   } else {
     completion.prompts.push_back(prompt_of(*prompt, encode));
   }

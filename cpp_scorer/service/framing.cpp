@@ -16,6 +16,11 @@ bool is_token_byte(char byte) {
   return std::isalnum(static_cast<unsigned char>(byte)) || marks.find(byte) != marks.npos;
 }
 
+bool holds_control(std::string_view line) {
+  const auto is_control = [](char byte) { return (byte >= 0 && byte < 0x20 && byte != '\t') || byte == 0x7F; };
+  return std::any_of(line.begin(), line.end(), is_control);
+}
+
 bool is_visible(char byte) { return byte > 0x20 && byte < 0x7F; }
 
 std::string lower(std::string_view text) {
@@ -76,8 +81,7 @@ RequestFraming::State RequestFraming::read_head(std::string_view head) {
   for (size_t begin = 0; begin < head.size(); ++count) {
     const size_t end = head.find(kLineEnd, begin);
     const std::string_view line = head.substr(begin, end - begin);
-    const auto is_control = [](char byte) { return (byte >= 0 && byte < 0x20 && byte != '\t') || byte == 0x7F; };
-    if (std::any_of(line.begin(), line.end(), is_control)) return fail(400, "a header holds a control character");
+    if (holds_control(line)) return fail(400, "a header holds a control character");
     if (count > kMostHeaders) return fail(431, "there are more than 100 headers");
     if ((count == 0 ? read_request_line(line) : read_header(line)) == State::kBad) return State::kBad;
     begin = end + kLineEnd.size();
@@ -157,6 +161,8 @@ RequestFraming::State RequestFraming::read_chunks(std::string_view bytes) {
     if (end == bytes.npos) return State::kMore;
     const std::string_view line = bytes.substr(at_, end - at_);
     at_ = end + kLineEnd.size();
+    // What ends its lines at a bare LF would see another end of the request.
+    if (holds_control(line)) return fail(400, "a chunk's line or a trailer holds a control character");
     if (part_ == Part::kChunkSize) {
       if (read_chunk_size(line) == State::kBad) return State::kBad;
     } else if (line.empty()) {  // trailers are passed over

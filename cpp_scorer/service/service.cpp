@@ -24,6 +24,7 @@ namespace {
 
 // Golden questions whose log-probs are reproduced before the service is ready, which is to be soon; --check does all.
 constexpr size_t kGoldenBeforeReady = 1;
+constexpr size_t kMostPromptTokens = 128 * 1024;  // of a request; its response takes half a kilobyte for each
 constexpr size_t kScoringThreads = 64, kMostScoring = 256, kOtherThreads = 2, kMostOthers = 1024;
 
 Connections* to_drain = nullptr;  // by a signal
@@ -48,25 +49,8 @@ std::string path_label(const std::string& request) {
 
 }  // namespace
 
-class Service::Parsing {
- public:
-  explicit Parsing(Service& service) : service_(service) {
-    std::unique_lock lock(service_.mutex_);
-    service_.parsed_.wait(lock, [this] { return service_.may_parse_ > 0; });
-    --service_.may_parse_;
-  }
-  ~Parsing() {
-    const std::lock_guard lock(service_.mutex_);
-    ++service_.may_parse_;
-    service_.parsed_.notify_one();
-  }
-
- private:
-  Service& service_;
-};
-
 Service::Service(const ServiceOptions& options, const EngineOptions& engine)
-    : options_(options), engine_options_(engine), token_(options.token_file), may_parse_(usable_cores()) {
+    : options_(options), engine_options_(engine), token_(options.token_file), parsing_(usable_cores()) {
   Listener listener(options.address);
   address_ = listener.address;
   add_routes();
@@ -89,7 +73,13 @@ Service::~Service() { at_first_signal(nullptr); }
 void Service::run() {
   std::cerr << "listening at http://" << address_ << std::endl;
   std::thread loading([this] { load(); });
-  const size_t unanswered = connections_->run();
+  size_t unanswered = 0;
+  try {
+    unanswered = connections_->run();
+  } catch (const std::bad_alloc&) {
+    std::cerr << "error: " << kOutOfMemory << std::endl;
+    std::_Exit(1);  // what others compute has nobody left to send it
+  }
   if (unanswered > 0) {
     std::cerr << "error: " << unanswered << " requests were not answered within --drain " << options_.drain_time.count()
               << std::endl;
@@ -124,13 +114,15 @@ void Service::take(Connections::Request request) {
   TaskPool& pool = is_scored ? *scoring_ : *others_;
   const auto shared = std::make_shared<const Connections::Request>(std::move(request));
   if (pool.put([this, shared] { answer(*shared); })) return;
-  const bool closes = shared->closes;
-  finish(*shared, Router::error_response(429, "too many requests wait already; ask again in a second", closes), closes);
+  // The response to a HEAD has no body, this one has, so that nothing may follow it.
+  finish(*shared, Router::error_response(429, "too many requests wait already; ask again in a second", true), true);
 }
 
-void Service::answer(const Connections::Request& request) {
+void Service::answer(const Connections::Request& request) try {
   const bool closes = request.closes || connections_->is_draining();
   finish(request, router_.answer(request.text, request.arrived, closes), closes);
+} catch (const std::bad_alloc&) {
+  finish(request, Router::error_response(503, kOutOfMemory, true), true);
 }
 
 void Service::finish(const Connections::Request& request, std::string response, bool closes) {
@@ -190,7 +182,7 @@ HttpResponse Service::models() const {
 HttpResponse Service::score(const HttpRequest& request) {
   std::vector<PreparedQuestion> questions;
   {
-    const Parsing turn(*this);
+    const Turns::Turn turn(parsing_);
     const auto rows = rows_of(request.body, engine_options_.longest_line, options_.most_rows + 1);
     if (rows.empty()) return error_of(400, "there are no questions in the body: send JSON lines, or one JSON object");
     if (rows.size() > options_.most_rows) {
@@ -212,8 +204,9 @@ HttpResponse Service::complete(const HttpRequest& request) try {
   std::vector<std::vector<int64_t>> sequences;
   const PromptConfig& contract = engine_->encoder().config();
   const int64_t max_positions = engine_->info().max_positions;
+  size_t num_tokens = 0;
   {
-    const Parsing turn(*this);
+    const Turns::Turn turn(parsing_);
     completion = Completion::read(request.body, [&](std::string_view prompt) {
       std::vector<int64_t> ids = engine_->tokenizer().encode(prompt);
       if (contract.start_token_id >= 0) ids.insert(ids.begin(), contract.start_token_id);
@@ -224,6 +217,7 @@ HttpResponse Service::complete(const HttpRequest& request) try {
     }
     for (const auto& prompt : completion.prompts) {
       sequences.push_back(prompt.ids);
+      num_tokens += prompt.ids.size();
       if (static_cast<int64_t>(prompt.ids.size()) > engine_options_.limits.tokens) {
         return error_of(422, "a prompt has more than " + std::to_string(engine_options_.limits.tokens) +
                                  " tokens (--max-row-tokens)");
@@ -233,10 +227,14 @@ HttpResponse Service::complete(const HttpRequest& request) try {
       }
     }
   }
+  if (num_tokens > kMostPromptTokens) {
+    return error_of(422, "the prompts have more than " + std::to_string(kMostPromptTokens) + " tokens together");
+  }
   Dispatcher::Outcome outcome;
   const auto logprobs = token_logprobs(sequences, request.arrived + options_.deadline, outcome);
   if (outcome != Dispatcher::Outcome::kDone) return not_scored(outcome);
   metrics_.count_rows(sequences.size(), 0);
+  const Turns::Turn turn(parsing_);
   return text(200, "application/json", completion.response(logprobs, model_sha256_));
 } catch (const RowError& error) {
   return error_of(422, error.what());

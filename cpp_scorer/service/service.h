@@ -2,10 +2,8 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "bearer_token.h"
@@ -15,6 +13,7 @@
 #include "metrics.h"
 #include "router.h"
 #include "task_pool.h"
+#include "turns.h"
 
 struct ServiceOptions {
   std::string address;              // HOST:PORT
@@ -34,7 +33,7 @@ class Service {
   ~Service();
 
   /// Loads the model, checks it, and serves until the first signal and then until all is answered. Throws FatalError
-  /// where the model cannot be used, or where the time was up before all was answered.
+  /// where the model cannot be used; ends the program where the time was up before all was answered.
   void run();
 
  private:
@@ -55,9 +54,6 @@ class Service {
   std::vector<std::vector<float>> token_logprobs(const std::vector<std::vector<int64_t>>& sequences,
                                                  Clock::time_point deadline, Dispatcher::Outcome& outcome);
 
-  /// Parsing and encoding take a processor and memory, waiting for the model takes neither: this many parse at once.
-  class Parsing;
-
   const ServiceOptions options_;
   const EngineOptions engine_options_;
   const BearerToken token_;
@@ -68,9 +64,7 @@ class Service {
   std::unique_ptr<Dispatcher> dispatcher_;
   std::string model_sha256_, failure_;
   std::atomic<bool> ready_ = false;  // and with it what stands above
-  std::mutex mutex_;
-  std::condition_variable parsed_;
-  int may_parse_;
+  Turns parsing_;  // that, and writing what was asked for, takes a processor and memory; to wait for the model neither
   std::unique_ptr<Connections> connections_;
   // Requests that score wait in one pool, so that questions after health and figures never wait for a model.
   std::unique_ptr<TaskPool> scoring_, others_;

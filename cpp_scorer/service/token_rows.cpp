@@ -19,7 +19,6 @@ int64_t TokenRow::num_tokens() const {
 }
 
 PackedBatch TokenRow::pack() const {
-  constexpr int64_t kShortest = 8;  // as of questions, for the same rounding
   PackedBatch batch;
   batch.num_rows = 1;
   const auto feed = [&](int64_t id, size_t position, size_t segment) {
@@ -42,7 +41,7 @@ PackedBatch TokenRow::pack() const {
       if (t + 1 < rests[k].size()) feed(rests[k][t], shared.size() + t, k + 1);
     }
   }
-  batch.length = std::max(kShortest, static_cast<int64_t>(batch.input_ids.size()));
+  batch.length = std::max(kShortestLength, static_cast<int64_t>(batch.input_ids.size()));
   batch.input_ids.resize(static_cast<size_t>(batch.length), 0);
   batch.position_ids.resize(static_cast<size_t>(batch.length), 0);
   batch.segment_ids.resize(static_cast<size_t>(batch.length), -1);

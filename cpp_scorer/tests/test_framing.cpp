@@ -67,10 +67,23 @@ void what_ends_a_chunk_is_a_line_end_alone() {
   }
 }
 
+/// A proxy that ends lines at a bare line feed would see another end of the request, and the next one begin within it.
+void a_chunks_line_or_a_trailer_holds_no_control_character() {
+  for (const char byte : {'\n', '\r', '\0', '\x7f'}) {
+    const std::string control(1, byte);
+    const std::string extension = "1;" + control + "b\r\na\r\n0\r\n\r\n";
+    const std::string trailer = "1\r\na\r\n0\r\nX: y" + control + "z\r\n\r\n";
+    for (const std::string& chunks : {extension, trailer}) {
+      CHECK_EQUAL(of_any_pieces(with_chunks(chunks)), "400 a chunk's line or a trailer holds a control character");
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   a_request_ends_where_it_says();
   a_limit_is_the_same_wherever_the_bytes_are_cut();
   what_ends_a_chunk_is_a_line_end_alone();
+  a_chunks_line_or_a_trailer_holds_no_control_character();
 }
