@@ -6,8 +6,8 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
+#include <cstdint>
 
 namespace {
 
@@ -16,9 +16,7 @@ constexpr std::chrono::milliseconds kTick{100};         // how often times are l
 constexpr std::chrono::seconds kIdle{75};               // longer than proxies keep theirs
 constexpr std::chrono::seconds kDrainingIdle{1};        // for a request that is on its way when draining begins
 constexpr std::chrono::seconds kLeave{2};
-constexpr size_t kMostBuffered = 256 << 20;             // bytes, of all connections together
-constexpr size_t kRead = 64 * 1024;                     // bytes at once
-constexpr int kReadsAtOnce = 16;                        // before others have their turn
+constexpr size_t kAcceptsAtOnce = 64;
 constexpr size_t kSpareDescriptors = 64, kMostConnections = 65536;
 
 /// As many connections as there may be descriptors, less those for files.
@@ -82,13 +80,13 @@ size_t Connections::run() {
 /// Connections that the system has taken by now are served too.
 void Connections::begin_draining() {
   drain_begin_ = now_;
-  accept_all();
+  accept_some(SIZE_MAX);
   listener_ = FileDescriptor();
 }
 
 void Connections::see_event(Id id, uint32_t events) {
   if (id == kListener) {
-    if (listener_.is_open()) accept_all();
+    if (listener_.is_open()) accept_some(kAcceptsAtOnce);
     return;
   }
   const Place place = connections_.find(id);
@@ -102,8 +100,8 @@ void Connections::see_event(Id id, uint32_t events) {
   }
 }
 
-void Connections::accept_all() {
-  while (true) {
+void Connections::accept_some(size_t most) {
+  for (size_t accepted = 0; accepted < most; ++accepted) {
     FileDescriptor socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket.is_open()) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
@@ -117,11 +115,11 @@ void Connections::accept_all() {
     const Id id = next_id_++;
     poller_.add(socket.get(), id, EPOLLIN);
     connections_.emplace(id, Connection{std::move(socket), RequestFraming(settings_.most_body), State::kReading, now_,
-                                        {}, {}, 0, false});
+                                        {}, {}, 0, 0, false});
   }
 }
 
-/// Closes the connection that has kept us waiting longest for its request, so that another can have its place. Who
+/// Ends the connection that has kept us waiting longest for its request, so that another can have its place. Who
 /// sends a request at once is never that one for long. Of those that came together it is the one with the lowest number.
 bool Connections::make_room(bool of_bytes) {
   Place oldest = connections_.end();
@@ -131,93 +129,12 @@ bool Connections::make_room(bool of_bytes) {
     if (oldest == connections_.end() || since(place) < since(oldest)) oldest = place;
   }
   if (oldest == connections_.end()) return false;
-  close(oldest);
+  if (of_bytes) {
+    leave_early(oldest, 429, kTooManyBytes);
+  } else {
+    close(oldest);
+  }
   return true;
-}
-
-void Connections::read_from(Place place) {
-  const Id id = place->first;
-  std::array<char, kRead> bytes;
-  for (int reads = 0; reads < kReadsAtOnce; ++reads) {
-    Connection& connection = place->second;
-    const ssize_t got = recv(connection.socket.get(), bytes.data(), bytes.size(), 0);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0 && errno == EAGAIN) return;
-    if (got <= 0) {
-      // A client may have closed its own half and still wait for what it did wrong.
-      if (got == 0 && connection.state == State::kReading && !connection.in.empty()) {
-        return leave_early(place, 400, "the request ends before its end");
-      }
-      return close(place);
-    }
-    if (connection.state == State::kLeaving) continue;
-    if (connection.in.empty()) connection.since = now_;
-    connection.in.append(bytes.data(), static_cast<size_t>(got));
-    buffered_ += static_cast<size_t>(got);
-    read_request(place);
-    while (buffered_ > kMostBuffered && make_room(true)) continue;
-    place = connections_.find(id);
-    if (place == connections_.end() || place->second.state != State::kReading) return;
-  }
-}
-
-/// Hands on the request at the beginning of what was read, if it is whole.
-void Connections::read_request(Place place) {
-  Connection& connection = place->second;
-  const auto state = connection.framing.see(connection.in);
-  if (state == RequestFraming::State::kBad) {
-    return leave_early(place, connection.framing.status(), connection.framing.error());
-  }
-  if (state == RequestFraming::State::kMore) {
-    constexpr std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
-    if (connection.framing.take_expectation()) send(connection.socket.get(), go_on.data(), go_on.size(), MSG_NOSIGNAL);
-    return;
-  }
-  Request request{place->first, std::string(connection.framing.method()),
-                  std::string(connection.framing.authorization()), connection.framing.request(),
-                  connection.framing.closes(), now_};
-  const size_t size = connection.framing.size();
-  connection.framing = RequestFraming(settings_.most_body);
-  std::string(connection.in, size).swap(connection.in);
-  buffered_ -= size;
-  set_state(place, State::kBusy, 0);
-  take_(std::move(request));
-}
-
-void Connections::leave_early(Place place, int status, const std::string& error) {
-  write_response(place, complain_(status, error), true);
-}
-
-void Connections::write_response(Place place, std::string response, bool closes) {
-  Connection& connection = place->second;
-  connection.out = std::move(response);
-  connection.sent = 0;
-  connection.closes = closes;
-  connection.state = State::kWriting;
-  connection.since = now_;
-  write_to(place);
-}
-
-void Connections::write_to(Place place) {
-  Connection& connection = place->second;
-  while (connection.sent < connection.out.size()) {
-    const ssize_t count = send(connection.socket.get(), connection.out.data() + connection.sent,
-                               connection.out.size() - connection.sent, MSG_NOSIGNAL);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EAGAIN) return poller_.change(connection.socket.get(), place->first, EPOLLOUT);
-    if (count < 0) return close(place);
-    connection.sent += static_cast<size_t>(count);
-  }
-  std::string().swap(connection.out);
-  if (connection.closes) {
-    // Closed at once, with bytes of the client unread, the system would take the response back.
-    shutdown(connection.socket.get(), SHUT_WR);
-    buffered_ -= connection.in.size();
-    std::string().swap(connection.in);
-    return set_state(place, State::kLeaving, EPOLLIN);
-  }
-  set_state(place, State::kReading, EPOLLIN);
-  if (!connection.in.empty()) read_request(place);  // sent before the response to the last was there
 }
 
 void Connections::set_state(Place place, State state, uint32_t events) {
@@ -227,7 +144,7 @@ void Connections::set_state(Place place, State state, uint32_t events) {
 }
 
 void Connections::close(Place place) {
-  buffered_ -= place->second.in.size();
+  buffered_ -= place->second.in.size() + place->second.held;
   connections_.erase(place);
 }
 

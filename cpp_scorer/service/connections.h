@@ -62,12 +62,17 @@ class Connections {
     State state = State::kReading;
     Clock::time_point since;  // of the state; of a request that is being read, from its first byte
     std::string in, out;
+    size_t held = 0;  // bytes that were taken from `in` to be answered, then of the response
     size_t sent = 0;
     bool closes = false;
   };
   using Place = std::unordered_map<Id, Connection>::iterator;
 
-  void accept_all();
+  static constexpr size_t kMostBuffered = 256 << 20;  // bytes, of all connections together
+  static constexpr const char* kTooManyBytes = "too many bytes wait already; ask again in a second";
+
+  void accept_some(size_t most);
+  void hold(Connection& connection, size_t bytes);
   bool make_room(bool of_bytes);
   void see_event(Id id, uint32_t events);
   void read_from(Place place);
@@ -89,7 +94,7 @@ class Connections {
   size_t most_connections_;
   std::unordered_map<Id, Connection> connections_;
   Id next_id_ = 1;
-  size_t buffered_ = 0;  // bytes of requests that are being read
+  size_t buffered_ = 0;  // bytes of requests that are being read or answered, and of responses
   Clock::time_point now_, drain_begin_;
   std::atomic<size_t> count_ = 0;
   std::atomic<bool> draining_ = false;

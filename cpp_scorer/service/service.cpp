@@ -85,6 +85,8 @@ void Service::run() {
               << std::endl;
     std::_Exit(1);  // their runs are not waited for
   }
+  // Nobody is left who waits for a model that is still loaded, or for what clients asked that have gone since.
+  if (!loaded_ || !scoring_->is_idle() || !others_->is_idle()) std::_Exit(0);
   loading.join();
   if (!failure_.empty()) throw FatalError(failure_);
 }
@@ -105,6 +107,7 @@ void Service::load() {
   } catch (const std::exception& error) {
     failure_ = error.what();
   }
+  loaded_ = true;
   if (!failure_.empty()) connections_->drain();
 }
 
@@ -230,30 +233,12 @@ HttpResponse Service::complete(const HttpRequest& request) try {
   if (num_tokens > kMostPromptTokens) {
     return error_of(422, "the prompts have more than " + std::to_string(kMostPromptTokens) + " tokens together");
   }
-  Dispatcher::Outcome outcome;
-  const auto logprobs = token_logprobs(sequences, request.arrived + options_.deadline, outcome);
-  if (outcome != Dispatcher::Outcome::kDone) return not_scored(outcome);
+  const auto logprobs = token_logprobs(sequences, engine_options_.limits.tokens, *dispatcher_,
+                                       request.arrived + options_.deadline);
+  if (logprobs.outcome != Dispatcher::Outcome::kDone) return not_scored(logprobs.outcome);
   metrics_.count_rows(sequences.size(), 0);
   const Turns::Turn turn(parsing_);
-  return text(200, "application/json", completion.response(logprobs, model_sha256_));
+  return text(200, "application/json", completion.response(logprobs.of_sequences, model_sha256_));
 } catch (const RowError& error) {
   return error_of(422, error.what());
-}
-
-std::vector<std::vector<float>> Service::token_logprobs(const std::vector<std::vector<int64_t>>& sequences,
-                                                        Clock::time_point deadline, Dispatcher::Outcome& outcome) {
-  std::vector<TokenRow> rows = token_rows(sequences, engine_options_.limits.tokens);
-  const auto has_one = [](const TokenRow& row) { return row.num_tokens() == 1; };  // and so nothing to score
-  rows.erase(std::remove_if(rows.begin(), rows.end(), has_one), rows.end());
-  std::vector<PackedBatch> batches;
-  for (const TokenRow& row : rows) batches.push_back(row.pack());
-  const auto run = dispatcher_->run(std::move(batches), deadline);
-  outcome = run.outcome;
-  std::vector<std::vector<float>> logprobs(sequences.size());
-  for (size_t row = 0; row < run.logprobs.size(); ++row) {
-    for (size_t rest = 0; rest < rows[row].rests.size(); ++rest) {
-      logprobs[rows[row].sequences[rest]] = rows[row].logprobs_of(rest, run.logprobs[row].values);
-    }
-  }
-  return logprobs;
 }

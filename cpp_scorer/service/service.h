@@ -33,7 +33,8 @@ class Service {
   ~Service();
 
   /// Loads the model, checks it, and serves until the first signal and then until all is answered. Throws FatalError
-  /// where the model cannot be used; ends the program where the time was up before all was answered.
+  /// where the model cannot be used. Ends the program by itself where something is left to wait for that nobody asks for
+  /// any more, and with 1 where the time was up before all was answered.
   void run();
 
  private:
@@ -51,8 +52,6 @@ class Service {
   HttpResponse models() const;
   HttpResponse metrics() const;
   HttpResponse is_ready() const;
-  std::vector<std::vector<float>> token_logprobs(const std::vector<std::vector<int64_t>>& sequences,
-                                                 Clock::time_point deadline, Dispatcher::Outcome& outcome);
 
   const ServiceOptions options_;
   const EngineOptions engine_options_;
@@ -63,7 +62,7 @@ class Service {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::string model_sha256_, failure_;
-  std::atomic<bool> ready_ = false;  // and with it what stands above
+  std::atomic<bool> ready_ = false, loaded_ = false;  // with the first all that stands above, with the second failure_
   Turns parsing_;  // that, and writing what was asked for, takes a processor and memory; to wait for the model neither
   std::unique_ptr<Connections> connections_;
   // Requests that score wait in one pool, so that questions after health and figures never wait for a model.

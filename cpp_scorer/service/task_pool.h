@@ -25,6 +25,12 @@ class TaskPool {
     for (std::thread& thread : threads_) thread.join();
   }
 
+  /// Whether nothing waits or is done.
+  bool is_idle() {
+    const std::lock_guard lock(mutex_);
+    return tasks_.empty() && at_work_ == 0;
+  }
+
   /// Whether there was room for it.
   bool put(std::function<void()> task) {
     {
@@ -44,9 +50,11 @@ class TaskPool {
       if (tasks_.empty()) return;
       const std::function<void()> task = std::move(tasks_.front());
       tasks_.pop_front();
+      ++at_work_;
       lock.unlock();
       task();
       lock.lock();
+      --at_work_;
     }
   }
 
@@ -54,6 +62,7 @@ class TaskPool {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;
+  size_t at_work_ = 0;
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace {
 
@@ -84,4 +85,21 @@ std::vector<TokenRow> token_rows(const std::vector<std::vector<int64_t>>& sequen
     summed = size;
   }
   return rows;
+}
+
+TokenLogprobs token_logprobs(const std::vector<std::vector<int64_t>>& sequences, int64_t most_tokens,
+                             Dispatcher& dispatcher, Dispatcher::Clock::time_point deadline) {
+  std::vector<TokenRow> rows = token_rows(sequences, most_tokens);
+  const auto has_one = [](const TokenRow& row) { return row.num_tokens() == 1; };  // and so nothing to score
+  rows.erase(std::remove_if(rows.begin(), rows.end(), has_one), rows.end());
+  std::vector<PackedBatch> batches;
+  for (const TokenRow& row : rows) batches.push_back(row.pack());
+  const auto run = dispatcher.run(std::move(batches), deadline);
+  TokenLogprobs found{run.outcome, std::vector<std::vector<float>>(sequences.size())};
+  for (size_t row = 0; row < run.logprobs.size(); ++row) {
+    for (size_t rest = 0; rest < rows[row].rests.size(); ++rest) {
+      found.of_sequences[rows[row].sequences[rest]] = rows[row].logprobs_of(rest, run.logprobs[row].values);
+    }
+  }
+  return found;
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "dispatcher.h"
 #include "packer.h"
 
 /// Token sequences that begin alike, as one packed row: what they share is run once, and the rest of each branches off
@@ -23,3 +24,11 @@ struct TokenRow {
 /// Puts sequences, none of which is empty, together where that saves at least half of one, and the row has no more than
 /// `most_tokens`.
 std::vector<TokenRow> token_rows(const std::vector<std::vector<int64_t>>& sequences, int64_t most_tokens);
+
+/// The log-probs of the tokens of every sequence, but for its first, and whether they were there by the deadline.
+struct TokenLogprobs {
+  Dispatcher::Outcome outcome;
+  std::vector<std::vector<float>> of_sequences;
+};
+TokenLogprobs token_logprobs(const std::vector<std::vector<int64_t>>& sequences, int64_t most_tokens,
+                             Dispatcher& dispatcher, Dispatcher::Clock::time_point deadline);
