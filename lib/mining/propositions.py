@@ -31,7 +31,7 @@ _LEANS = re.compile(
     r"These|Those|Such|We|Our|I|You|Footnotes?|Discussion|[IVX]+|Consider|Today|For (?:background|example)|In \d{4}|"
     r"On [A-Z][a-z]+ \d+)\b|(?:First|Second|Third|Fourth),|[A-H] [A-Z]"
 )
-# What leans on it within, or tells of the case at hand, its parties and its steps: no rule that another case stands for.
+# What leans on it within, or tells of the case at hand, its parties and its steps: nothing that a case is cited for.
 _NOUNS = (
     "action|analysis|appeal|approach|argument|burden|case|circumstance|claim|conclusion|contention|context|court|"
     "decision|definition|doctrine|evidence|exception|factor|finding|inquiry|instance|interpretation|issue|language|"

@@ -107,7 +107,13 @@ def test_a_body_in_chunks_and_one_that_waits_for_leave(service, onnx_model):
         ("POST", "/v1/completions", '{"prompt": [1, 100000], "echo": true}', 422, "cannot be run"),
         ("POST", "/v1/completions", '{"prompt": "a", "echo": true, "stream": true}', 422, "field 'stream'"),
         ("POST", "/v1/completions", json.dumps({"prompt": [1] * 2049, "echo": True}), 422, "the 2048 tokens that the"),
-        ("POST", "/v1/completions", json.dumps({"prompt": [[1] * 2048] * 65, "echo": True}), 422, "131072 tokens togeth"),
+        (
+            "POST",
+            "/v1/completions",
+            json.dumps({"prompt": [[1] * 2048] * 65, "echo": True}),
+            422,
+            "131072 tokens togeth",
+        ),
     ],
 )
 def test_a_bad_request_has_its_status_and_says_why(service, method, path, body, status, what):
