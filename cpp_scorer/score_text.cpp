@@ -21,9 +21,9 @@ std::vector<Line> rows_of(std::string_view text, size_t longest_line, size_t mos
   return lines_of(text, longest_line, most);
 }
 
-std::vector<PreparedQuestion> prepare_all(const Engine& engine, const std::vector<Line>& rows) {
+std::vector<PreparedQuestion> prepare(const Engine& engine, const std::vector<Line>& rows, size_t begin, size_t end) {
   std::vector<PreparedQuestion> questions;
-  for (size_t row = 0; row < rows.size(); ++row) questions.push_back(engine.prepare(rows[row], row));
+  for (size_t row = begin; row < end; ++row) questions.push_back(engine.prepare(rows[row], row));
   return questions;
 }
 

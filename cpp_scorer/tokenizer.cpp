@@ -109,6 +109,13 @@ void check_added_ids(const TokenizerSpec& spec) {
   }
 }
 
+int64_t end_of(const TokenizerSpec& spec) {
+  int64_t end = 0;
+  for (const auto& [token, id] : spec.vocab) end = std::max<int64_t>(end, id + 1);
+  for (const TokenizerSpec::AddedToken& token : spec.added_tokens) end = std::max<int64_t>(end, token.id + 1);
+  return end;
+}
+
 /// Those that are looked for before the normaliser, or those behind it, which it is asked to normalise too.
 AddedTokens added_tokens(const TokenizerSpec& spec, bool normalized) {
   std::vector<AddedTokens::Token> tokens;
@@ -149,6 +156,7 @@ struct Tokenizer::Workspace {
 
 Tokenizer::Tokenizer(TokenizerSpec spec)
     : form_(spec.form),
+      end_of_ids_(end_of(spec)),
       alphabet_(byte_alphabet()),
       bpe_(make_bpe(spec)),
       added_(added_tokens(spec, false)),

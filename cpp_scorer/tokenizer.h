@@ -29,6 +29,9 @@ class Tokenizer {
   /// Throws RowError where the text is not UTF-8 or longer than 256 MiB.
   std::vector<int64_t> encode(std::string_view text) const;
 
+  /// One more than the highest id of a token.
+  int64_t end_of_ids() const { return end_of_ids_; }
+
  private:
   struct Workspace;
 
@@ -38,6 +41,7 @@ class Tokenizer {
   void encode_piece(std::string_view piece, size_t step, Workspace& space, std::vector<int64_t>& ids) const;
 
   TokenizerForm form_;
+  int64_t end_of_ids_;
   std::array<std::string, 256> alphabet_;  // the character that stands for each byte in a byte-level vocabulary
   Bpe bpe_;
   AddedTokens added_, added_normalized_;  // looked for before the normaliser, and behind it

@@ -1,5 +1,6 @@
 #include "score.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -22,6 +23,8 @@ struct score_model {
 };
 
 namespace {
+
+constexpr size_t kRowsAtOnce = 1024;  // among which rows of like length are looked for, over and over
 
 thread_local std::string last_error;
 
@@ -68,7 +71,11 @@ char* score_json(score_model* model, const char* questions, size_t size) {
     const size_t longest_line = model->engine.options().longest_line;
     const auto rows = rows_of({questions, size}, longest_line, std::numeric_limits<size_t>::max());
     if (rows.empty()) throw FatalError("there are no questions in the text");
-    const std::string text = text_of(model->dispatcher.score(prepare_all(model->engine, rows)).answers);
+    std::string text;
+    for (size_t begin = 0; begin < rows.size(); begin += kRowsAtOnce) {
+      const size_t end = std::min(begin + kRowsAtOnce, rows.size());
+      text += text_of(model->dispatcher.score(prepare(model->engine, rows, begin, end)).answers);
+    }
     auto* const copy = static_cast<char*>(std::malloc(text.size() + 1));
     if (!copy) throw std::bad_alloc();
     std::memcpy(copy, text.c_str(), text.size() + 1);

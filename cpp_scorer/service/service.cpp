@@ -191,7 +191,7 @@ HttpResponse Service::score(const HttpRequest& request) {
     if (rows.size() > options_.most_rows) {
       return error_of(422, "more than " + std::to_string(options_.most_rows) + " rows (--max-rows)");
     }
-    questions = prepare_all(*engine_, rows);
+    questions = prepare(*engine_, rows, 0, rows.size());
   }
   const size_t count = questions.size();
   const auto scored = dispatcher_->score(std::move(questions), request.arrived + options_.deadline);
@@ -221,6 +221,11 @@ HttpResponse Service::complete(const HttpRequest& request) try {
     for (const auto& prompt : completion.prompts) {
       sequences.push_back(prompt.ids);
       num_tokens += prompt.ids.size();
+      // On a GPU the graph would answer for these too, with numbers that mean nothing.
+      const int64_t highest = *std::max_element(prompt.ids.begin(), prompt.ids.end());
+      if (highest >= engine_->tokenizer().end_of_ids()) {
+        throw field_error("prompt", std::to_string(highest) + " is no token's id");
+      }
       if (static_cast<int64_t>(prompt.ids.size()) > engine_options_.limits.tokens) {
         return error_of(422, "a prompt has more than " + std::to_string(engine_options_.limits.tokens) +
                                  " tokens (--max-row-tokens)");

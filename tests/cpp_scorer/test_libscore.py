@@ -128,6 +128,18 @@ def test_many_threads_share_a_model(library, onnx_model, questions, piped):
     library.score_close(model)
 
 
+def test_more_rows_than_are_looked_at_at_once_keep_their_places(library, onnx_model, tmp_path):
+    file = write_jsonl(
+        tmp_path / "q.jsonl", [{"context": f"c {k % 7}", "endings": ["one", "two"]} for k in range(1100)]
+    )
+    command = [SCORE, "--model", onnx_model, "--threads", "1", "--input", file]
+    model, text = library.score_open(str(onnx_model).encode(), None, None, 1), file.read_bytes()
+    found = library.score_json(model, text, len(text))
+    assert ctypes.string_at(found).decode() == run(*command).stdout
+    library.score_free(found)
+    library.score_close(model)
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
