@@ -180,6 +180,7 @@ def claim(argv: list[str] | None) -> Iterator[tuple[argparse.Namespace, Path, bo
             if settings["model"] == str(RUNS / "latest") and not resume:  # which will be another one
                 settings["model"] = str(RUNS / (RUNS / "latest").resolve().name)
             if resume:
+                typed -= {"model"} if settings["model"] == str(RUNS / "latest") else set()
                 settings = resumed_settings(folder, settings, typed)
             elif idle:
                 print(f"note: without effect under the other settings: {', '.join(map(flag, sorted(idle)))}")

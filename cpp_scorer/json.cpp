@@ -127,7 +127,9 @@ double score_of(const Json& value) {
   double number = 0;
   const auto [end, error] = std::from_chars(begin, digits.data() + digits.size(), number);
   if (end != digits.data() + digits.size()) return none;
-  if (error == std::errc::result_out_of_range) return std::strtod(digits.c_str(), nullptr);  // 0, or infinity
+  if (error == std::errc::result_out_of_range) {  // too near to 0, or too far from it
+    return digits.find("e-") != digits.npos || digits.find("E-") != digits.npos ? 0 : none;
+  }
   return error == std::errc() ? number : none;
 }
 

@@ -5,6 +5,9 @@
 
 #include "question.h"
 
+/// Of rows, see below.
+inline constexpr int64_t kShortestLength = 8;
+
 /// Questions as rows in which every candidate branches off one prompt; the inputs of the ONNX graph, row-major.
 ///
 ///   tokens     p0 p1 ... pn  a0 a1 a2  b0 b1  c0 c1 c2 c3
@@ -14,8 +17,6 @@
 ///
 /// On a CPU a row's log-probs are the same to the last bit in any batch, which takes one rounding: L is 8 or more,
 /// since onnxruntime multiplies a matrix of one row, such as a quarter of a shorter L, in another order.
-inline constexpr int64_t kShortestLength = 8;
-
 struct PackedBatch {
   int64_t num_rows = 0;    // B, questions
   int64_t length = 0;      // L, tokens of the longest row, at least 8

@@ -56,11 +56,11 @@ def fetch_run(repo: str, marks: Sequence[str]) -> str | None:
     for name in marks:
         try:
             hf_hub_download(repo, name)
+            return snapshot_download(repo)
         except EntryNotFoundError:  # offline, also where it may be there and is not cached
             continue
         except Exception as error:  # the libraries below raise many kinds with no common base
             raise hub_error(f"model {repo}", f"cannot be fetched ({first_line(error)})", "try again") from None
-        return snapshot_download(repo)
     return None
 
 

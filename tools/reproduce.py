@@ -102,8 +102,13 @@ class Reproduction:
         self.training = dict(self.size["train"])
         if self.training.get("precision") == "bf16" and not has_bf16_products(default_device()):
             self.training["precision"] = "fp32"
-        begun = {"size": args.size, "base": args.base, "casehold": str(self.given), "training": self.training}
-        begin(self.output / "reproduce.json", begun | {"opinions": [str(path) for path in self.opinions]})
+        begun = {"size": args.size, "base": args.base, "casehold": str(self.given)}
+        record = self.output / "reproduce.json"
+        if not record.exists() or '"training"' in record.read_text(
+            encoding="utf-8"
+        ):  # one of an older version has none
+            begun["training"] = self.training
+        begin(record, begun | {"opinions": [str(path) for path in self.opinions]})
         self.model = self.output / "model" if self.size["pretrain"] else args.base
 
     def script(self, name: str, *flags) -> None:

@@ -70,9 +70,12 @@ size_t Connections::run() {
       if (listener_.is_open()) poller_.change(listener_.get(), kListener, EPOLLIN);
     }
     count_ = connections_.size();
-    if (listener_.is_open() || (!connections_.empty() && now_ < drain_begin_ + settings_.drain_time)) continue;
-    return static_cast<size_t>(std::count_if(connections_.begin(), connections_.end(), [](const auto& entry) {
-      return entry.second.state == State::kBusy || entry.second.state == State::kWriting;
+    if (listener_.is_open()) continue;
+    const auto is_there = [](const auto& entry) { return entry.second.socket.is_open(); };
+    const bool some = std::any_of(connections_.begin(), connections_.end(), is_there);
+    if (some && now_ < drain_begin_ + settings_.drain_time) continue;
+    return static_cast<size_t>(std::count_if(connections_.begin(), connections_.end(), [&](const auto& entry) {
+      return is_there(entry) && (entry.second.state == State::kBusy || entry.second.state == State::kWriting);
     }));
   }
 }
@@ -95,8 +98,10 @@ void Connections::see_event(Id id, uint32_t events) {
     read_from(place);
   } else if (events & EPOLLOUT) {
     write_to(place);
+  } else if (place->second.state == State::kBusy) {
+    place->second.socket = FileDescriptor();  // reset; what it asked for is held until it is answered
   } else {
-    close(place);  // reset
+    close(place);
   }
 }
 
@@ -119,17 +124,20 @@ void Connections::accept_some(size_t most) {
   }
 }
 
-/// Ends the connection that has kept us waiting longest for its request, so that another can have its place. Who
+/// Ends the connection that has kept us waiting longest for its request, so that another can have its place; where
+/// bytes are short, also one that is as slow to take its response. Who
 /// sends a request at once is never that one for long. Of those that came together it is the one with the lowest number.
 bool Connections::make_room(bool of_bytes) {
   Place oldest = connections_.end();
   for (Place place = connections_.begin(); place != connections_.end(); ++place) {
-    if (place->second.state != State::kReading || (of_bytes && place->second.in.empty())) continue;
+    const Connection& connection = place->second;
+    const bool reads = connection.state == State::kReading && !(of_bytes && connection.in.empty());
+    if (!reads && !(of_bytes && connection.state == State::kWriting)) continue;
     const auto since = [](Place of) { return std::pair(of->second.since, of->first); };
     if (oldest == connections_.end() || since(place) < since(oldest)) oldest = place;
   }
   if (oldest == connections_.end()) return false;
-  if (of_bytes) {
+  if (of_bytes && oldest->second.state == State::kReading) {
     leave_early(oldest, 429, kTooManyBytes);
   } else {
     close(oldest);

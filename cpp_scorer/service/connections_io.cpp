@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t kRead = 64 * 1024;  // bytes at once
 constexpr int kReadsAtOnce = 16;     // before others have their turn
+constexpr size_t kAlwaysTaken = 4096;  // bytes of a request that is no load, as one after the service's health
 
 }  // namespace
 
@@ -59,11 +60,12 @@ void Connections::read_request(Place place) {
   connection.framing = RequestFraming(settings_.most_body);
   std::string(connection.in, size).swap(connection.in);
   buffered_ -= size;
-  if (buffered_ + request.text.size() > kMostBuffered) {
+  set_state(place, State::kBusy, 0);
+  while (buffered_ + request.text.size() > kMostBuffered && make_room(true)) continue;
+  if (buffered_ + request.text.size() > kMostBuffered && request.text.size() > kAlwaysTaken) {
     return leave_early(place, 429, kTooManyBytes);
   }
   hold(connection, request.text.size());
-  set_state(place, State::kBusy, 0);
   take_(std::move(request));
 }
 

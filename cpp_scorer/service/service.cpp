@@ -86,7 +86,7 @@ void Service::run() {
     std::_Exit(1);  // their runs are not waited for
   }
   // Nobody is left who waits for a model that is still loaded, or for what clients asked that have gone since.
-  if (!loaded_ || !scoring_->is_idle() || !others_->is_idle()) std::_Exit(0);
+  if (!loaded_ || (failure_.empty() && !(scoring_->is_idle() && others_->is_idle()))) std::_Exit(0);
   loading.join();
   if (!failure_.empty()) throw FatalError(failure_);
 }

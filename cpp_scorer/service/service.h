@@ -33,8 +33,8 @@ class Service {
   ~Service();
 
   /// Loads the model, checks it, and serves until the first signal and then until all is answered. Throws FatalError
-  /// where the model cannot be used. Ends the program by itself where something is left to wait for that nobody asks for
-  /// any more, and with 1 where the time was up before all was answered.
+  /// where the model cannot be used. Ends the program itself, with 0, where only what nobody asks for any more is at
+  /// work; with 1 where the time was up before all was answered.
   void run();
 
  private:
@@ -62,8 +62,9 @@ class Service {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::string model_sha256_, failure_;
-  std::atomic<bool> ready_ = false, loaded_ = false;  // with the first all that stands above, with the second failure_
-  Turns parsing_;  // that, and writing what was asked for, takes a processor and memory; to wait for the model neither
+  std::atomic<bool> loaded_ = false;  // failure_ may be read
+  std::atomic<bool> ready_ = false;   // and, of what stands above, the rest too
+  Turns parsing_;  // parsing and writing JSON take a processor and memory, waiting for the model takes neither
   std::unique_ptr<Connections> connections_;
   // Requests that score wait in one pool, so that questions after health and figures never wait for a model.
   std::unique_ptr<TaskPool> scoring_, others_;

@@ -25,7 +25,7 @@ class TaskPool {
     for (std::thread& thread : threads_) thread.join();
   }
 
-  /// Whether nothing waits or is done.
+  /// Whether no task waits or runs.
   bool is_idle() {
     const std::lock_guard lock(mutex_);
     return tasks_.empty() && at_work_ == 0;

@@ -133,7 +133,8 @@ def check_neighbours(output: Path, tokenizer_file: Path) -> None:
     """Raises InputError where another tokenizer lies in the output's folder and something else may need it, or a text
     of somebody's under the card's name."""
     card = output.with_suffix(".md")
-    if card.exists() and not output.exists():
+    own = output.exists() or not card.exists() or card.read_bytes().startswith(f"# {output.stem}\n".encode())
+    if not own:
         raise InputError(f"{card}: would be written over with the model's card; choose another name with --output")
     present = output.parent / TOKENIZER_FILE
     if not present.exists() or present.read_bytes() == tokenizer_file.read_bytes():

@@ -39,9 +39,9 @@ _NOUNS = (
     "standard|statute|suit|test|theory|time|view"
 )
 _OF_THIS_CASE = re.compile(
-    rf"\b(?:(?:this|that|these|those|such|same) (?:\w+ )?(?:{_NOUNS})s?|we|our|us|ibid|here|above|below|too|also|other "
-    r"(?:words|times)|argu(?:es?|ed|ing|ments?)|contend(?:s|ed)?|assert(?:s|ed)|maintains|complain(?:s|ed)|alleged|filed|"
-    r"moved|granted|denied|sued|testified|convicted|sentenced|pleaded|pled|appealed|affirmed|reversed|vacated|"
+    rf"\b(?:(?:this|that|these|those|such|same) (?:(?!the |an? |no |any )\w+ )?(?:{_NOUNS})s?|we|our|us|ibid|here|"
+    r"above|below|too|also|other (?:words|times)|argu(?:es?|ed|ing|ments?)|contend(?:s|ed)?|assert(?:s|ed)|maintains|"
+    r"complain(?:s|ed)|alleged|filed|moved|granted|denied|sued|testified|convicted|sentenced|pleaded|pled|appealed|affirmed|reversed|vacated|"
     r"remand(?:ed|ing)?|plaintiffs|defendants|petitioners?|respondents?|appell(?:ant|ee)s?)\b|\d{5}",
     re.IGNORECASE,
 )

@@ -11,7 +11,7 @@ from lib.models.runs import RUN_FILE, RUNS, read_run
 from lib.paths import INCOMPLETE, lock
 
 LOCK_FILE = ".lock"
-RECORDS = (RUN_FILE, f"pretraining/{RUN_FILE}")  # of a run that there is something of to go on with
+RECORDS = (RUN_FILE, f"pretraining/{RUN_FILE}")  # one of them is in every folder that can be gone on with
 LEFT_BEHIND = (f"*{INCOMPLETE}", ".tmp??????")  # the second by safetensors, in the middle of a file
 
 

@@ -56,15 +56,19 @@ def _read_rotary(file: Path) -> tuple[float | None, int | None]:
     Raises InputError where transformers would leave out what scales its positions, or read a part of a split file.
     """
     reader = open_gguf(file)
-    architecture = reader.fields["general.architecture"].contents()
 
     def field(name: str):
         return reader.fields[name].contents() if name in reader.fields else None
 
+    architecture = field("general.architecture")
+    if architecture is None:
+        raise InputError(f"{file}: field general.architecture is missing; name a model folder instead")
     if (field("split.count") or 1) > 1:
         raise InputError(f"{file}: one of {field('split.count')} parts; join them with `llama-gguf-split --merge`")
     scaled = [one.name for one in reader.tensors if one.name.startswith("rope_f") and not (one.data == 1).all()]
-    kind = field(f"{architecture}.rope.scaling.type")
+    factors = {field(f"{architecture}.rope.{name}") for name in ("scaling.factor", "scale_linear")}
+    # As llama.cpp, which takes a factor without a type for a linear one.
+    kind = field(f"{architecture}.rope.scaling.type") or ("linear" if factors - {None, 0, 1} else None)
     if scaled or kind not in (None, "none"):
         by = (scaled or [kind])[0]
         raise InputError(f"{file}: its positions are scaled ({by}), which is not read from GGUF; name a model folder")
@@ -74,9 +78,11 @@ def _read_rotary(file: Path) -> tuple[float | None, int | None]:
 def _set_rotary(file: Path, config: PretrainedConfig, base: float | None, width: int | None) -> None:
     if base is not None and hasattr(config, "rope_theta"):
         config.rope_theta = base
+    if width is None:
+        return
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     turned = int(head * getattr(config, "partial_rotary_factor", 1.0))
-    if width not in (None, turned):
+    if width != turned:
         raise InputError(
             f"{file}: positions turn {width} of a head's {head} dimensions, {turned} as read; name a model folder"
         )
