@@ -218,7 +218,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   }
   if (!of_service.empty()) throw BadFlag(of_service + " goes with --serve");
   if (line.input == "-" && !line.check && isatty(STDIN_FILENO)) {
-    throw BadFlag("nothing to read: add --input FILE, or pipe the lines in");
+    throw BadFlag("nothing to read: add --input questions.jsonl, or pipe it in");
   }
   return line;
 }
