@@ -193,7 +193,7 @@ def test_a_start_that_failed_or_was_killed_can_be_made_again(tmp_path, text, mon
             pretrain_lm.main(flags)
     assert not folder.exists()
     (folder / ".pretraining.1.incomplete").mkdir(parents=True)
-    with pytest.raises(InputError, match="no run to go on with .it has no run.json.; give the command without --resume"):
+    with pytest.raises(InputError, match="no run to go on with .it has no run.json.; give the command without"):
         pretrain_lm.main(["--resume", "--output", str(folder)])
     monkeypatch.setattr(pretrain_lm, "train", lambda output: 0)
     assert pretrain_lm.main(flags) == 0
