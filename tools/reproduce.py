@@ -104,9 +104,8 @@ class Reproduction:
             self.training["precision"] = "fp32"
         begun = {"size": args.size, "base": args.base, "casehold": str(self.given)}
         record = self.output / "reproduce.json"
-        if not record.exists() or '"training"' in record.read_text(
-            encoding="utf-8"
-        ):  # one of an older version has none
+        # One of an older version has none.
+        if not record.exists() or '"training"' in record.read_text(encoding="utf-8"):
             begun["training"] = self.training
         begin(record, begun | {"opinions": [str(path) for path in self.opinions]})
         self.model = self.output / "model" if self.size["pretrain"] else args.base

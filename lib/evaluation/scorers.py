@@ -42,7 +42,7 @@ class ModelScorer:
 
         Raises InputError, in one line, for whatever cannot be found, read, or scored."""
         self.accelerator, self.precision, self.batch_size, self.base = accelerator, precision, batch_size, base
-        self.causal_lm, self.training, self.max_positions = None, {}, None
+        self.source, self.causal_lm, self.training, self.max_positions = source, None, {}, None
         if source.endswith(".onnx"):
             # Imported only here: training machines may lack onnxruntime.
             from lib.export.files import contract_in, positions_in
@@ -83,8 +83,8 @@ class ModelScorer:
             check_family(self.causal_lm, prompt.max_length)
         elif self.max_positions and self.max_positions < prompt.max_length:
             raise InputError(
-                f"the graph is the model up to {self.max_positions} positions, fewer than the contract's "
-                f"{prompt.max_length} (max_length); name another --contract"
+                f"{self.source}: is the model up to {self.max_positions} positions, fewer than the contract's "
+                f"max_length, {prompt.max_length}; name another --contract"
             )
         base = self._reference_scorer() if reference else None  # what it may refuse is refused first
         values = self._score(encoded, description, per_token)
