@@ -42,7 +42,8 @@ _OF_THIS_CASE = re.compile(
     rf"\b(?:(?:this|that|these|those|such|same) (?:(?!the |an? |no |any )\w+ )?(?:{_NOUNS})s?|we|our|us|ibid|here|"
     r"above|below|too|also|other (?:words|times)|argu(?:es?|ed|ing|ments?)|contend(?:s|ed)?|assert(?:s|ed)|maintains|"
     r"complain(?:s|ed)|alleged|filed|moved|granted|denied|sued|testified|convicted|sentenced|pleaded|pled|"
-    r"appealed|affirmed|reversed|vacated|remand(?:ed|ing)?|plaintiffs|defendants|petitioners?|respondents?|appell(?:ant|ee)s?)\b|\d{5}",
+    r"appealed|affirmed|reversed|vacated|remand(?:ed|ing)?|plaintiffs|defendants|petitioners?|"
+    r"respondents?|appell(?:ant|ee)s?)\b|\d{5}",
     re.IGNORECASE,
 )
 
