@@ -19,7 +19,7 @@ from lib.packed.pack import pack
 from lib.packed.scoring import PackedScorer, project_logprobs
 
 
-# oneDNN's products, MKL's in attention alone, MKL's everywhere.
+# oneDNN's products, and twice MKL's.
 @pytest.fixture(params=["AuthenticAMD avx2 avx512f", "GenuineIntel avx2 avx512f", "AuthenticAMD avx2"])
 def on_any_processor(request, monkeypatch):
     monkeypatch.setattr(lib.packed.onednn, "_processor", lambda: frozenset(request.param.split()))
