@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Pretrain a small language model and its tokenizer on your own text: a folder for --model.
+"""Pretrain a small language model and its tokenizer on your own text, or go on with one: a folder for --model.
 
 python tools/pretrain_lm.py --text opinions/ --params 15m --minutes 30 --output models/law
 python tools/pretrain_lm.py --text opinions/ --questions DIR --exclude DIR --params 5m --epochs 1 --output models/law
+python tools/pretrain_lm.py --text opinions/ --model smollm2 --batch-size 4 --minutes 30 --output models/law
 python tools/pretrain_lm.py --resume --output models/law
 """
 
@@ -13,12 +14,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from shlex import quote
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.checksums import SUMS_FILE, check_sums, write_sums
@@ -31,18 +32,26 @@ from lib.mining.overlap import held_out_ngrams, shares_ngram
 from lib.models.claim import claimed
 from lib.models.curve import plot_pretraining
 from lib.models.device import default_device, describe_device, peak_memory_gb
-from lib.models.loading import load_tokenizer, pick_precision
-from lib.models.runs import RUN_FILE, MetricsLog, library_versions, read_metrics, read_run, write_run
+from lib.models.loading import LoadedModel, load_model, load_tokenizer, pick_precision
+from lib.models.runs import MetricsLog, library_versions, read_metrics, read_run, write_run
 from lib.paths import INCOMPLETE, atomic_dir
 from lib.pretraining.data import Rows, prepare
-from lib.pretraining.language_model import LEARNING_RATES, MAX_POSITIONS, SIZES, Pretraining, new_model
-from lib.pretraining.throughput import flops_per_token, peak_flops, seconds_per_step
+from lib.pretraining.language_model import (
+    CONTINUED_LEARNING_RATE,
+    LEARNING_RATES,
+    MAX_POSITIONS,
+    ROWS_AT_ONCE,
+    SIZES,
+    Pretraining,
+    new_model,
+    say,
+)
+from lib.pretraining.throughput import flops_per_token, peak_flops, plan
 from lib.progress import progress
 from lib.training.negatives import epoch_order
 
 WORK_FOLDER = "pretraining"  # below the model's: what a run resumes from, and its record
 CHECKPOINT = "checkpoint.safetensors"
-ROWS_AT_ONCE = 8  # of a step, on the device together
 WEIGHT_DECAY = 0.1
 NUM_EVALUATIONS = 10
 MIN_VOCAB = 300
@@ -68,7 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR_OR_FILE",
         help="leave out texts and passages that share 13 consecutive words with these (of a folder: validation, test)",
     )
-    model = parser.add_argument_group("model", "e.g. --params 5m --vocab 4096")
+    model = parser.add_argument_group("model", "e.g. --params 5m --vocab 4096; or --model smollm2")
+    model.add_argument(
+        "--model", help="go on with this one and its tokenizer (hub name, folder, .gguf or smollm2), not with a new one"
+    )
     model.add_argument("--params", choices=SIZES, default="15m", help="size, in weights")
     model.add_argument("--vocab", type=positive_int, default=8192, help="tokens of the vocabulary")
     training = parser.add_argument_group("training", "e.g. --minutes 30 --batch-size 4")
@@ -111,9 +123,12 @@ def read_settings(argv: list[str] | None) -> argparse.Namespace:
         parser.error("give --minutes or --epochs")
     if args.vocab < MIN_VOCAB:
         parser.error(f"--vocab is at least {MIN_VOCAB}: the 256 bytes, the end-of-text token and some pairs")
+    if args.model and (mixed := {"params", "vocab"} & set(typed)):
+        parser.error(f"--{min(mixed)} is of a new model; --model {args.model} has its own")
     if args.row_length > MAX_POSITIONS:
         parser.error(f"--row-length is at most {MAX_POSITIONS}")
-    args.learning_rate = args.learning_rate or LEARNING_RATES[args.params]
+    usual = CONTINUED_LEARNING_RATE if args.model else LEARNING_RATES[args.params]
+    args.learning_rate = args.learning_rate or usual
     return args
 
 
@@ -127,8 +142,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(output: Path) -> int:
     work = output / WORK_FOLDER
-    if not (work / RUN_FILE).exists():
-        raise InputError(f"{output}: no run to go on with; start it without --resume")
     record = read_run(work)
     if record["finished"]:
         raise InputError(f"{output}: this model is finished; use it with --model {output}")
@@ -139,12 +152,8 @@ def train(output: Path) -> int:
 
     def training_of(num_steps: int, precision: str) -> Pretraining:
         torch.manual_seed(settings.seed)
-        size = SIZES[settings.params]
-        model = new_model(
-            tokenizer, num_attention_heads=size["hidden_size"] // 64, max_position_embeddings=MAX_POSITIONS, **size
-        )
         return Pretraining(
-            model.to(device),
+            start_of(settings, record, tokenizer).to(device),
             num_steps,
             settings.learning_rate,
             weight_decay=WEIGHT_DECAY,
@@ -153,7 +162,10 @@ def train(output: Path) -> int:
         )
 
     if "num_steps" not in record:
-        record |= plan(settings, rows, training_of)
+        options = [pick_precision(settings.precision)]
+        if settings.precision == "auto" and not torch.cuda.is_available():
+            options = ["fp32", "bf16"]
+        record |= plan(settings, rows.train, options, training_of)
         write_run(work, record)
     num_steps, precision = record["num_steps"], record["precision"]
     training = training_of(num_steps, precision)
@@ -167,6 +179,8 @@ def train(output: Path) -> int:
         f"{settings.batch_size * settings.row_length:,} tokens in {precision}"
     )
 
+    if settings.model and not state["step"]:
+        print(say(training.evaluate(rows.held_out, rows.held_out_bytes), "before the first step"))
     order_of = lru_cache(maxsize=1)(partial(epoch_order, len(rows.train), settings.seed))
     request = StopRequest()
     before, began = state["seconds"], time.perf_counter()
@@ -192,12 +206,9 @@ def train(output: Path) -> int:
         bar.update()
         last = step == num_steps - 1
         if last or (step + 1) % evaluate_every == 0:
-            held_out = evaluate(training, rows)
+            held_out = training.evaluate(rows.held_out, rows.held_out_bytes)
             log.write(step=step, **held_out)
-            bar.write(
-                f"step {step + 1}: held-out perplexity {held_out['held_out_perplexity']:.2f}, "
-                f"{held_out['bits_per_byte']:.3f} bits a byte"
-            )
+            bar.write(say(held_out, f"step {step + 1}"))
         if last or request.signum or (step + 1) % settings.save_every == 0:
             seconds = before + time.perf_counter() - began
             training.save(work / CHECKPOINT, step=step + 1, metrics_bytes=log.size, seconds=seconds)
@@ -212,8 +223,21 @@ def train(output: Path) -> int:
     return 0
 
 
+def start_of(settings: argparse.Namespace, record: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model before any step: one from elsewhere, whose weights have to be those of the beginning, or a new one."""
+    if settings.model:
+        loaded = load_model(settings.model, torch.float32)
+        if loaded.weights_sha256 != record["base_sha256"]:
+            raise InputError(f"{settings.model}: not the weights that this run began with; start again with it")
+        return loaded.model
+    size = SIZES[settings.params]
+    heads = size["hidden_size"] // 64
+    return new_model(tokenizer, num_attention_heads=heads, max_position_embeddings=MAX_POSITIONS, **size)
+
+
 def start(args: argparse.Namespace) -> None:
     """Read the text and leave tokenizer, rows and settings in the work folder, whole or not at all."""
+    base = load_base(args) if args.model else None
     ngrams = held_out_ngrams(args.exclude)
     passages = filled_passages(args.questions)
     texts = [text for text in passages if not shares_ngram(text, ngrams)]
@@ -226,9 +250,11 @@ def start(args: argparse.Namespace) -> None:
         texts += [opinion.text.replace(f" {PAGE_BREAK} ", " ") for opinion in corpus.opinions]
     if not texts:
         raise InputError("no text is left: every passage shares words with the questions to exclude")
-    tokenizer, rows = prepare(texts, args.vocab, args.row_length, args.seed)
+    tokenizer, rows = prepare(texts, base.tokenizer if base else args.vocab, args.row_length, args.seed)
     settings = json.loads(json.dumps(vars(args), default=lambda value: str(value)))
     record = {"settings": settings, "held_out_bytes": rows.held_out_bytes, "libraries": library_versions()}
+    if base:
+        record |= {"base_model": base.model.name_or_path, "base_sha256": base.weights_sha256}
     with atomic_dir(args.output / WORK_FOLDER) as folder:
         tokenizer.save_pretrained(folder)
         rows.save(folder)
@@ -236,36 +262,16 @@ def start(args: argparse.Namespace) -> None:
         write_run(folder, record | {"finished": False})
 
 
-def plan(settings: argparse.Namespace, rows: Rows, training_of: Callable[[int, str], Pretraining]) -> dict:
-    """The precision (on a CPU, "auto" is the faster one) and the number of steps that --minutes or --epochs come to."""
-    batches = rows.train[: settings.batch_size].split(ROWS_AT_ONCE)
-    options = [pick_precision(settings.precision)]
-    if settings.precision == "auto" and not torch.cuda.is_available():
-        options = ["fp32", "bf16"]
-    if len(options) == 1 and settings.epochs:
-        seconds = {options[0]: None}
-    else:
-        seconds = {precision: seconds_per_step(training_of(100, precision), batches) for precision in options}
-        print("; ".join(f"{precision}: {value:.2f} s a step" for precision, value in seconds.items()))
-    precision = min(seconds, key=lambda name: seconds[name] or 0.0)
-    if settings.epochs:
-        num_steps = math.ceil(settings.epochs * len(rows.train) / settings.batch_size)
-    else:
-        num_steps = max(1, int(settings.minutes * 60 / seconds[precision]))
-    return {"precision": precision, "num_steps": num_steps}
-
-
-@torch.no_grad()
-def evaluate(training: Pretraining, rows: Rows) -> dict[str, float]:
-    """Of the held-out rows: loss in nats a token, perplexity, and bits a UTF-8 byte, which no vocabulary changes."""
-    batches = rows.held_out.split(ROWS_AT_ONCE)
-    loss = sum(training.loss(batch).item() * len(batch) for batch in batches) / len(rows.held_out)
-    predicted = rows.held_out[:, 1:].numel()
-    return {
-        "held_out_loss": loss,
-        "held_out_perplexity": math.exp(loss),
-        "bits_per_byte": loss * predicted / math.log(2) / rows.held_out_bytes,
-    }
+def load_base(args: argparse.Namespace) -> LoadedModel:
+    """--model, which is named in full from then on. Raises InputError for a run: its record would be lost."""
+    base = load_model(args.model, torch.float32)
+    if base.prompt:
+        raise InputError(f"{args.model}: a run; --model takes a model that has not been tuned, and tuning comes after")
+    args.model = base.model.name_or_path
+    positions = getattr(base.model.config, "max_position_embeddings", None) or args.row_length
+    if args.row_length > positions:
+        raise InputError(f"{args.model}: has {positions} positions; --row-length is at most that")
+    return base
 
 
 def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None:

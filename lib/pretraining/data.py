@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lib.errors import InputError
-from lib.pretraining.language_model import END_TOKEN, train_tokenizer
+from lib.pretraining.language_model import train_tokenizer
 from lib.progress import progress
 
 ROWS_FILE = "rows.safetensors"
@@ -41,8 +41,11 @@ class Rows:
         return Rows(tensors["train"], tensors["held_out"], held_out_bytes)
 
 
-def prepare(texts: Sequence[str], vocab_size: int, row_length: int, seed: int) -> tuple[PreTrainedTokenizerBase, Rows]:
-    """A tokenizer trained on `texts` without the held-out documents, which are drawn from `seed`, and the rows of both.
+def prepare(
+    texts: Sequence[str], vocab: int | PreTrainedTokenizerBase, row_length: int, seed: int
+) -> tuple[PreTrainedTokenizerBase, Rows]:
+    """A tokenizer, and the rows of the documents and of those held out, which are drawn from `seed`. vocab: how many
+    tokens one has that is trained on `texts` without the held-out ones, or the tokenizer.
 
     Raises InputError where there is too little text for a row of each.
     """
@@ -50,8 +53,10 @@ def prepare(texts: Sequence[str], vocab_size: int, row_length: int, seed: int) -
     random.Random(seed).shuffle(order)
     num_held_out = max(1, round(HELD_OUT_SHARE * len(texts)))
     held_out, train = ([texts[index] for index in part] for part in (order[:num_held_out], order[num_held_out:]))
-    print(f"tokenizer: {vocab_size} tokens from {len(train):,} documents")
-    tokenizer = train_tokenizer(islice(train, TOKENIZER_DOCUMENTS), vocab_size)
+    tokenizer = vocab
+    if isinstance(vocab, int):
+        print(f"tokenizer: {vocab} tokens from {len(train):,} documents")
+        tokenizer = train_tokenizer(islice(train, TOKENIZER_DOCUMENTS), vocab)
     rows = [pack_rows(part, tokenizer, row_length) for part in (train, held_out)]
     if not all(map(len, rows)):
         raise InputError(
@@ -64,11 +69,11 @@ def prepare(texts: Sequence[str], vocab_size: int, row_length: int, seed: int) -
 
 
 def pack_rows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, row_length: int) -> Tensor:
-    """[N, row_length] int32: the documents, each closed by the end-of-text token, end to end; what is left over at the
-    end is dropped."""
+    """[N, row_length] int32: the documents, each opened by the start token that a tokenizer may put and closed by the
+    end-of-text token, end to end; what is left over at the end is dropped."""
     ids = []
     for start in progress(range(0, len(texts), ENCODE_AT_ONCE), desc="encoding", unit=f"x{ENCODE_AT_ONCE} documents"):
-        batch = [text + END_TOKEN for text in texts[start : start + ENCODE_AT_ONCE]]
+        batch = [text + tokenizer.eos_token for text in texts[start : start + ENCODE_AT_ONCE]]
         encoded = tokenizer(batch, return_attention_mask=False)["input_ids"]
         ids += [torch.tensor(row, dtype=torch.int32) for row in encoded]
     joined = torch.cat([torch.empty(0, dtype=torch.int32), *ids])

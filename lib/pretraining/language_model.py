@@ -1,7 +1,9 @@
-"""Small Qwen2 models from nothing: the tokenizer, the sizes, and next-token training that resumes to the last bit."""
+"""Small Qwen2 models from nothing: the tokenizer and the sizes; and next-token training, of them or of any model,
+that resumes to the last bit."""
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2TokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM, Qwen2TokenizerFast
 
 from lib.errors import InputError
 from lib.paths import atomic_file
@@ -29,8 +31,10 @@ SIZES = {
     "80m": dict(hidden_size=640, intermediate_size=1728, num_hidden_layers=16, num_key_value_heads=5),
 }
 LEARNING_RATES = {"5m": 2e-3, "15m": 1.5e-3, "40m": 1e-3, "80m": 8e-4}  # the larger the model, the smaller
+CONTINUED_LEARNING_RATE = 1e-4  # of a model that is not made here
 MAX_POSITIONS = 2048
 MAX_GRAD_NORM = 1.0
+ROWS_AT_ONCE = 8  # on the device together
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
 
@@ -69,7 +73,7 @@ class Pretraining:
 
     def __init__(
         self,
-        model: Qwen2ForCausalLM,
+        model: PreTrainedModel,
         num_steps: int,
         learning_rate: float,
         *,
@@ -112,6 +116,17 @@ class Pretraining:
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
+    @torch.no_grad()
+    def evaluate(self, rows: Tensor, num_bytes: int) -> dict[str, float]:
+        """Of `rows` [B, T], whose predicted tokens stand for `num_bytes` of UTF-8: loss in nats a token, perplexity,
+        and bits a byte, which no vocabulary changes."""
+        loss = sum(self.loss(batch).item() * len(batch) for batch in rows.split(ROWS_AT_ONCE)) / len(rows)
+        return {
+            "held_out_loss": loss,
+            "held_out_perplexity": math.exp(loss),
+            "bits_per_byte": loss * rows[:, 1:].numel() / math.log(2) / num_bytes,
+        }
+
     def save(self, path: Path, **state) -> None:
         """Weights, moments and schedule as one safetensors file, whole or not at all; `state` is kept as JSON."""
         tensors = {}
@@ -142,6 +157,12 @@ class Pretraining:
             group.update(saved | {"betas": tuple(saved["betas"])})
         self.schedule.load_state_dict(metadata["schedule"])
         return metadata["state"]
+
+
+def say(held_out: Mapping[str, float], when: str) -> str:
+    """What `Pretraining.evaluate` found, in a line."""
+    perplexity, bits = held_out["held_out_perplexity"], held_out["bits_per_byte"]
+    return f"{when}: held-out perplexity {perplexity:.2f}, {bits:.3f} bits a byte"
 
 
 def _sha256(tensors: Mapping[str, Tensor], metadata: str) -> str:

@@ -1,17 +1,39 @@
-"""How fast a model trains here, and how fast it could."""
+"""How fast a model trains here, how fast it could, and how many steps that makes."""
 
+import math
 import time
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from lib.pretraining.language_model import Pretraining
+from lib.pretraining.language_model import ROWS_AT_ONCE, Pretraining
 
 TIMED_STEPS = 3
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}  # of the square matrices that give the peak
 
 
-def seconds_per_step(training: Pretraining, batches: list[torch.Tensor]) -> float:
+def plan(
+    settings: Namespace, rows: Tensor, precisions: Sequence[str], training_of: Callable[[int, str], Pretraining]
+) -> dict:
+    """Of a training on `rows` [N, T]: the fastest of `precisions`, and the number of steps that --epochs or --minutes
+    come to."""
+    if len(precisions) == 1 and settings.epochs:
+        [precision] = precisions
+    else:
+        batches = rows[: settings.batch_size].split(ROWS_AT_ONCE)
+        seconds = {precision: seconds_per_step(training_of(100, precision), batches) for precision in precisions}
+        print("; ".join(f"{precision}: {value:.2f} s a step" for precision, value in seconds.items()))
+        precision = min(seconds, key=seconds.__getitem__)
+    if settings.epochs:
+        num_steps = math.ceil(settings.epochs * len(rows) / settings.batch_size)
+    else:
+        num_steps = max(1, int(settings.minutes * 60 / seconds[precision]))
+    return {"precision": precision, "num_steps": num_steps}
+
+
+def seconds_per_step(training: Pretraining, batches: Sequence[Tensor]) -> float:
     """Median over a few optimizer steps on `batches`, after one to warm up (and compile); `training` is used up."""
     training.step(batches)
     return _median_seconds(lambda: training.step(batches), training.device)

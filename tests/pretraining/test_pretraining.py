@@ -1,15 +1,19 @@
 """Pretraining: rows and tokenizer, a run resumed to the last bit, and a model that the other scripts take."""
 
+import copy
 import json
 import math
 import os
+import shutil
 import signal
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CASEHOLD, OBJECTS, ROOT, SUBJECTS, VERBS, needs_casehold, rows, run_python, write_jsonl
+from tokenizers import processors
 from torch.nn.functional import cross_entropy
 
 import train_sdpo
@@ -18,6 +22,7 @@ from lib.mining.holdings import filled_passages
 from lib.models.curve import plot_pretraining
 from lib.models.loading import load_model
 from lib.models.runs import read_metrics, read_run
+from lib.pretraining import throughput
 from lib.pretraining.data import Rows, pack_rows, prepare
 from lib.pretraining.language_model import SIZES, Pretraining, new_model
 
@@ -143,6 +148,70 @@ def test_stopped_and_resumed_equals_never_stopped(finished, tmp_path, text, monk
         pretrain_lm.main(["--resume", "--output", str(folder)])
 
 
+def test_a_model_from_elsewhere_goes_on(finished, tmp_path, text, monkeypatch, capsys):
+    """From its own weights and with its own tokenizer; stopped and resumed as never stopped; not from other weights."""
+    base, step = shutil.copytree(finished, tmp_path / "base"), Pretraining.step
+    flags = ["--text", str(text), "--model", str(base), *FLAGS[4:], "--epochs", "1", "--precision", "fp32"]
+    assert pretrain_lm.main([*flags, "--output", str(tmp_path / "whole")]) == 0
+    before = values(finished)[-1]
+    said = f"before the first step: held-out perplexity {before['held_out_perplexity']:.2f}"
+    assert said in capsys.readouterr().out
+    losses = [line["loss"] for line in values(tmp_path / "whole") if "loss" in line]
+    assert losses[0] < min(line["loss"] for line in values(finished) if "loss" in line) * 1.1
+    assert values(tmp_path / "whole")[-1]["held_out_loss"] < before["held_out_loss"]
+    same = (tmp_path / "whole" / "tokenizer.json").read_bytes(), (base / "tokenizer.json").read_bytes()
+    assert same[0] == same[1]
+    record = read_run(tmp_path / "whole" / "pretraining")
+    assert record["base_model"] == str(base) and record["settings"]["model"] == str(base)
+
+    def interrupted_in_the_second(self, batches):
+        if self.schedule.last_epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batches)
+
+    monkeypatch.setattr(Pretraining, "step", interrupted_in_the_second)
+    assert pretrain_lm.main([*flags, "--output", str(tmp_path / "halves")]) == 130
+    monkeypatch.setattr(Pretraining, "step", step)
+    for name in ("model.safetensors", "SHA256SUMS"):
+        shutil.copy(tmp_path / "whole" / name, base / name)
+    with pytest.raises(InputError, match="base: not the weights that this run began with"):
+        pretrain_lm.main(["--resume", "--output", str(tmp_path / "halves")])
+    for name in ("model.safetensors", "SHA256SUMS"):
+        shutil.copy(finished / name, base / name)
+    assert pretrain_lm.main(["--resume", "--output", str(tmp_path / "halves")]) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves")]
+    assert weights[0] == weights[1]
+
+
+def test_documents_open_with_the_start_token_where_a_tokenizer_puts_one(tokenizer):
+    opening, end = copy.deepcopy(tokenizer), tokenizer.eos_token_id
+    template = processors.TemplateProcessing(single="\n $A", special_tokens=[("\n", tokenizer.encode("\n")[0])])
+    opening.backend_tokenizer.post_processor = template
+    texts = ["the tenant may rescind.", "a minor must give notice of the lien."]
+    whole = [token for text in texts for token in [*tokenizer.encode("\n"), *tokenizer.encode(text), end]]
+    assert pack_rows(texts, opening, 8).flatten().tolist() == whole[: len(whole) // 8 * 8]
+
+
+@pytest.mark.parametrize(
+    "flags, said", [(["--vocab", "320"], "--vocab is of a new model"), (["--params", "5m"], "--p")]
+)
+def test_a_model_from_elsewhere_has_its_own_size_and_tokenizer(flags, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        pretrain_lm.main(["--text", "t", "--model", "demo", *flags, "--epochs", "1", "--output", "o"])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_what_cannot_be_gone_on_with_is_refused(finished, tmp_path, text, data_folder):
+    flags = ["--text", str(text), "--epochs", "1", "--output", str(tmp_path / "model")]
+    with pytest.raises(InputError, match="has 2048 positions; --row-length is at most that"):
+        pretrain_lm.load_base(Namespace(model=str(finished), row_length=2049))
+    run = ["--model", finished, "--data", data_folder, "--epochs", 1, "--limit", 2, "--output", tmp_path / "run"]
+    assert train_sdpo.main(list(map(str, run))) == 0
+    with pytest.raises(InputError, match="run: a run; --model takes a model that has not been tuned"):
+        pretrain_lm.main([*flags, "--model", str(tmp_path / "run")])
+    assert not (tmp_path / "model").exists()
+
+
 def test_every_row_of_a_step_weighs_the_same(tokenizer):
     """However the rows are split into batches."""
     batches, told = torch.randint(len(tokenizer), (9, 16), generator=torch.Generator().manual_seed(0)), []
@@ -237,7 +306,7 @@ def test_the_model_is_one_to_train_from(finished, tmp_path, monkeypatch, data_fo
 
 def test_minutes_become_steps_by_the_measured_speed(tmp_path, text, monkeypatch):
     monkeypatch.setattr(
-        pretrain_lm, "seconds_per_step", lambda training, _: {"fp32": 3.0, "bf16": 2.0}[training.precision]
+        throughput, "seconds_per_step", lambda training, _: {"fp32": 3.0, "bf16": 2.0}[training.precision]
     )
     flags = ["--text", str(text), *FLAGS, "--minutes", "0.1", "--output", str(tmp_path / "model")]
     assert pretrain_lm.main(flags) == 0
