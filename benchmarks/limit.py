@@ -32,7 +32,6 @@ import sides
 from lib.cli import HelpFormatter, positive_int
 from lib.errors import run_script
 from lib.export.graph import GRAPH_SLICE
-from lib.packed.onednn import linear
 from tables import machine, print_table, write_json
 
 REPEATS = 5
@@ -115,7 +114,7 @@ def onednn_product(inner: int, outer: int, precision: str) -> Callable[[int], Ca
 
     def of_rows(rows: int) -> Callable:
         states = torch.randn(rows, inner)
-        return lambda: linear(states, weight)
+        return lambda: torch.ops.mkldnn._linear_pointwise(states, weight, None, "none", [], "")
 
     return of_rows
 
