@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums
@@ -19,6 +19,7 @@ from lib.models.device import has_bf16_products
 from lib.models.four_bit import four_bit_config, use_one_product
 from lib.models.runs import RUN_FILE, read_run, trained_on
 from lib.models.sources import ADAPTER_CONFIG, recorded_name, resolve
+from lib.packed.dropout import without_dropout
 from lib.packed.positions import keep_tables
 from lib.packed.precision import cast_parameters
 from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
@@ -116,7 +117,18 @@ def _load_base(location: str, dtype: torch.dtype, *, four_bit: bool = False) -> 
         # Transformers would fill these with random numbers and go on.
         raise InputError(f"{location}: the weights lack {sorted(info['missing_keys'])[0]}; the folder is incomplete")
     keep_tables(model)
+    without_dropout(model)
+    _can_be_saved(model)
     return use_one_product(model) if four_bit else model
+
+
+def _can_be_saved(model: PreTrainedModel) -> None:
+    """Settings of generation that transformers loads and then refuses to save, as early Llama 2 had, are left out."""
+    try:
+        if model.generation_config:
+            model.generation_config.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig.from_model_config(model.config)
 
 
 def _load_run(

@@ -19,6 +19,18 @@ class CheapDropout(nn.Dropout):
         return (_Hashed if kernels.suits(states) else _Drawn).apply(states, self.p)
 
 
+def without_dropout(model: nn.Module) -> nn.Module:
+    """`model` without the dropout that it was pretrained with, in place: before the first step a policy has to be its
+    reference, which has none. An adapter's comes after, and stays."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):  # of attention, mostly a rate that is handed to a function
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+    return model
+
+
 class Drop:
     """One draw of what is dropped: an element's fate is a hash of its place and of a seed, which is drawn here. So
     nothing is kept for the backward pass but the seed."""

@@ -6,13 +6,16 @@ import shutil
 import huggingface_hub
 import pytest
 import torch
-from conftest import precision_of_its_own, tiny_model
+from conftest import precision_of_its_own, rows, tiny_model
 from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import train_sdpo
 from lib.errors import InputError
-from lib.models.loading import load_model, load_tokenizer, pick_precision, weights_sha256
+from lib.models.loading import load_model, load_tokenizer, make_policy, pick_precision, weights_sha256
 from lib.models.runs import read_run
+from lib.packed.pack import pack
+from lib.packed.scoring import PackedScorer
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,32 @@ def test_bf16_that_a_gpu_only_emulates_is_not_picked(monkeypatch, own):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: own or including_emulation)
     assert pick_precision("auto") == ("bf16" if own else "fp32")
     assert pick_precision("bf16") == "bf16"
+
+
+RATES = dict.fromkeys(("attention_dropout", "hidden_dropout", "residual_dropout", "embedding_dropout"), 0.1)
+RATES |= dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "phi", "starcoder2", "qwen2"])
+def test_before_the_first_step_a_policy_in_training_is_its_reference(family, tokenizer, encode, tmp_path):
+    """Whatever dropout its family was pretrained with."""
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, n_positions=2048)
+    sizes |= dict(num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.2)
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), bos_token_id=None, **sizes, **RATES)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    policy = make_policy(load_model(str(tmp_path), torch.float32).model, 4, 8, 0.0, checkpointing=False)
+    batch, scorer = pack(encode(rows(2))), PackedScorer(policy)
+    with torch.no_grad():
+        told = [scorer.train(training)(batch) for training in (False, True)]
+    torch.testing.assert_close(*told, rtol=1e-6, atol=1e-5)
+
+
+def test_settings_of_generation_that_cannot_be_saved_do_not_keep_a_model_from_it(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "base")
+    (tmp_path / "base" / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6}')
+    load_model(str(tmp_path / "base"), torch.float32).model.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "model.safetensors").exists()
 
 
 def test_a_tokenizer_with_several_chat_templates_is_kept(model_folder, data_folder, tmp_path, monkeypatch):
