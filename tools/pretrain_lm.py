@@ -34,6 +34,8 @@ from lib.models.curve import plot_pretraining
 from lib.models.device import default_device, describe_device, peak_memory_gb
 from lib.models.loading import LoadedModel, load_model, load_tokenizer, pick_precision
 from lib.models.runs import MetricsLog, library_versions, read_metrics, read_run, write_run
+from lib.packed.positions import made_for
+from lib.packed.selfcheck import check_family
 from lib.paths import INCOMPLETE, atomic_dir
 from lib.pretraining.data import Rows, prepare
 from lib.pretraining.language_model import (
@@ -125,8 +127,8 @@ def read_settings(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--vocab is at least {MIN_VOCAB}: the 256 bytes, the end-of-text token and some pairs")
     if args.model and (mixed := {"params", "vocab"} & set(typed)):
         parser.error(f"--{min(mixed)} is of a new model; --model {args.model} has its own")
-    if args.row_length > MAX_POSITIONS:
-        parser.error(f"--row-length is at most {MAX_POSITIONS}")
+    if not 2 <= args.row_length <= MAX_POSITIONS:
+        parser.error(f"--row-length is 2 to {MAX_POSITIONS}")
     usual = CONTINUED_LEARNING_RATE if args.model else LEARNING_RATES[args.params]
     args.learning_rate = args.learning_rate or usual
     return args
@@ -146,7 +148,7 @@ def train(output: Path) -> int:
     if record["finished"]:
         raise InputError(f"{output}: this model is finished; use it with --model {output}")
     check_sums(work)
-    settings = argparse.Namespace(**record["settings"])
+    settings = argparse.Namespace(**({"model": None} | record["settings"]))  # an older version's run has none
     tokenizer, rows = load_tokenizer(str(work)), Rows.load(work, record["held_out_bytes"])
     device = default_device()
 
@@ -226,7 +228,7 @@ def train(output: Path) -> int:
 def start_of(settings: argparse.Namespace, record: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model before any step: one from elsewhere, whose weights have to be those of the beginning, or a new one."""
     if settings.model:
-        loaded = load_model(settings.model, torch.float32)
+        loaded = load_model(settings.model, torch.float32, merge=True)
         if loaded.weights_sha256 != record["base_sha256"]:
             raise InputError(f"{settings.model}: not the weights that this run began with; start again with it")
         return loaded.model
@@ -256,7 +258,7 @@ def start(args: argparse.Namespace) -> None:
     if base:
         record |= {"base_model": base.model.name_or_path, "base_sha256": base.weights_sha256}
     with atomic_dir(args.output / WORK_FOLDER) as folder:
-        tokenizer.save_pretrained(folder)
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
         rows.save(folder)
         write_sums(folder)  # not of what changes: the record and the checkpoints
         write_run(folder, record | {"finished": False})
@@ -264,13 +266,14 @@ def start(args: argparse.Namespace) -> None:
 
 def load_base(args: argparse.Namespace) -> LoadedModel:
     """--model, which is named in full from then on. Raises InputError for a run: its record would be lost."""
-    base = load_model(args.model, torch.float32)
+    base = load_model(args.model, torch.float32, merge=True)
     if base.prompt:
         raise InputError(f"{args.model}: a run; --model takes a model that has not been tuned, and tuning comes after")
     args.model = base.model.name_or_path
-    positions = getattr(base.model.config, "max_position_embeddings", None) or args.row_length
-    if args.row_length > positions:
-        raise InputError(f"{args.model}: has {positions} positions; --row-length is at most that")
+    check_family(base.model, 0)  # of any length: what is no use to training is not trained
+    positions = made_for(base.model.config.get_text_config())
+    if positions and args.row_length > positions:
+        raise InputError(f"{args.model}: was made for {positions} positions; --row-length is at most that")
     return base
 
 
@@ -281,7 +284,7 @@ def finish(output: Path, record: dict, training: Pretraining, tokenizer) -> None
     plot_pretraining(metrics, output / "curve.png")
     with tempfile.TemporaryDirectory(suffix=INCOMPLETE, dir=output) as temporary:
         training.model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary, save_jinja_files=False)  # which several templates put into a folder
         files = sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json")
         for path in files:
             path.replace(output / path.name)

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib.pretraining.language_model import ROWS_AT_ONCE, Pretraining
 
@@ -50,8 +50,10 @@ def peak_flops(device: torch.device, precision: str) -> float:
 def flops_per_token(training: Pretraining, row_length: int) -> float:
     """FLOP of training on a token, forward and backward: 6 a weight that takes part in a product (Kaplan et al. 2020,
     section 2.1), and for attention 6 a layer, feature and token of the row, of which half are seen on average."""
-    config = training.model.config
-    weights = sum(p.numel() for p in training.model.parameters() if p.dim() == 2)  # tied: the projection alone
+    model, config = training.model, training.model.config.get_text_config()
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables.discard(id(model.get_output_embeddings().weight))  # tied: of the two uses, the product
+    weights = sum(p.numel() for p in model.parameters() if p.dim() == 2 and id(p) not in tables)
     return 6 * weights + 6 * config.num_hidden_layers * config.hidden_size * row_length
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CASEHOLD, OBJECTS, ROOT, SUBJECTS, VERBS, needs_casehold, rows, run_python, write_jsonl
+from conftest import CASEHOLD, OBJECTS, ROOT, SUBJECTS, VERBS, needs_casehold, rows, run_python, tiny_model, write_jsonl
 from tokenizers import processors
 from torch.nn.functional import cross_entropy
 
 import train_sdpo
+from lib.checksums import SUMS_FILE, write_sums
 from lib.errors import InputError
 from lib.mining.holdings import filled_passages
 from lib.models.curve import plot_pretraining
@@ -151,6 +152,11 @@ def test_stopped_and_resumed_equals_never_stopped(finished, tmp_path, text, monk
 def test_a_model_from_elsewhere_goes_on(finished, tmp_path, text, monkeypatch, capsys):
     """From its own weights and with its own tokenizer; stopped and resumed as never stopped; not from other weights."""
     base, step = shutil.copytree(finished, tmp_path / "base"), Pretraining.step
+    tokenizer = load_model(str(base), torch.float32).tokenizer
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(base, save_jinja_files=False)
+    write_sums(base, [path.name for path in base.iterdir() if path.is_file() and path.name != SUMS_FILE])
+    sums = (base / SUMS_FILE).read_bytes()
     flags = ["--text", str(text), "--model", str(base), *FLAGS[4:], "--epochs", "1", "--precision", "fp32"]
     assert pretrain_lm.main([*flags, "--output", str(tmp_path / "whole")]) == 0
     before = values(finished)[-1]
@@ -159,8 +165,9 @@ def test_a_model_from_elsewhere_goes_on(finished, tmp_path, text, monkeypatch, c
     losses = [line["loss"] for line in values(tmp_path / "whole") if "loss" in line]
     assert losses[0] < min(line["loss"] for line in values(finished) if "loss" in line) * 1.1
     assert values(tmp_path / "whole")[-1]["held_out_loss"] < before["held_out_loss"]
-    same = (tmp_path / "whole" / "tokenizer.json").read_bytes(), (base / "tokenizer.json").read_bytes()
-    assert same[0] == same[1]
+    whole = load_model(str(tmp_path / "whole"), torch.float32)
+    assert whole.tokenizer.chat_template == tokenizer.chat_template
+    assert whole.tokenizer.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     record = read_run(tmp_path / "whole" / "pretraining")
     assert record["base_model"] == str(base) and record["settings"]["model"] == str(base)
 
@@ -172,12 +179,12 @@ def test_a_model_from_elsewhere_goes_on(finished, tmp_path, text, monkeypatch, c
     monkeypatch.setattr(Pretraining, "step", interrupted_in_the_second)
     assert pretrain_lm.main([*flags, "--output", str(tmp_path / "halves")]) == 130
     monkeypatch.setattr(Pretraining, "step", step)
-    for name in ("model.safetensors", "SHA256SUMS"):
-        shutil.copy(tmp_path / "whole" / name, base / name)
+    shutil.copy(tmp_path / "whole" / "model.safetensors", base)
+    (base / SUMS_FILE).unlink()
     with pytest.raises(InputError, match="base: not the weights that this run began with"):
         pretrain_lm.main(["--resume", "--output", str(tmp_path / "halves")])
-    for name in ("model.safetensors", "SHA256SUMS"):
-        shutil.copy(finished / name, base / name)
+    shutil.copy(finished / "model.safetensors", base)
+    (base / SUMS_FILE).write_bytes(sums)
     assert pretrain_lm.main(["--resume", "--output", str(tmp_path / "halves")]) == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "halves")]
     assert weights[0] == weights[1]
@@ -203,13 +210,29 @@ def test_a_model_from_elsewhere_has_its_own_size_and_tokenizer(flags, said, caps
 
 def test_what_cannot_be_gone_on_with_is_refused(finished, tmp_path, text, data_folder):
     flags = ["--text", str(text), "--epochs", "1", "--output", str(tmp_path / "model")]
-    with pytest.raises(InputError, match="has 2048 positions; --row-length is at most that"):
+    with pytest.raises(InputError, match="was made for 2048 positions; --row-length is at most that"):
         pretrain_lm.load_base(Namespace(model=str(finished), row_length=2049))
     run = ["--model", finished, "--data", data_folder, "--epochs", 1, "--limit", 2, "--output", tmp_path / "run"]
     assert train_sdpo.main(list(map(str, run))) == 0
     with pytest.raises(InputError, match="run: a run; --model takes a model that has not been tuned"):
         pretrain_lm.main([*flags, "--model", str(tmp_path / "run")])
     assert not (tmp_path / "model").exists()
+
+
+def test_a_row_of_one_token_predicts_nothing(capsys):
+    with pytest.raises(SystemExit) as ended:
+        pretrain_lm.main(["--text", "t", "--epochs", "1", "--row-length", "1", "--output", "o"])
+    assert ended.value.code == 2 and "--row-length is 2 to 2048" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_that_is_no_projection_takes_part_in_no_product(tied):
+    training = Pretraining(tiny_model(tie_word_embeddings=tied), 10, 1e-3)
+    layers = sum(weight.numel() for name, weight in training.model.named_parameters() if name.endswith("proj.weight"))
+    config = training.model.config
+    attention = 6 * config.num_hidden_layers * config.hidden_size * 32
+    expected = 6 * (layers + config.vocab_size * config.hidden_size) + attention
+    assert throughput.flops_per_token(training, 32) == expected
 
 
 def test_every_row_of_a_step_weighs_the_same(tokenizer):
