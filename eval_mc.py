@@ -25,6 +25,7 @@ from lib.export.contract import read_contract
 from lib.models.device import describe_device
 from lib.models.loading import pick_precision
 from lib.packed.inference import start_accelerator
+from lib.paths import check_writable
 from lib.questions.data import Dataset, has_validation, load_split
 from lib.questions.prompt import encode_questions, report_encoding
 from lib.questions.prompt_config import PromptConfig, default_contract
@@ -90,6 +91,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--compare takes 2 to {len(LETTERS)} prediction files, not {len(args.compare)}")
     if args.compare and (others := sorted(typed.keys() - {"compare", "output"})):
         parser.error(f"{flag(others[0])} is of one model's answers; with --compare goes --output alone")
+    if "precision" in typed and args.model.endswith(".onnx"):
+        parser.error(f"--precision is of PyTorch's models; {args.model} has its own")
     return args
 
 
@@ -108,6 +111,9 @@ def evaluate(args: argparse.Namespace) -> None:
         raise InputError(f"{args.report}: exists already; name a new folder with --report")
     if args.output and args.output.is_dir():
         raise InputError(f"{args.output}: a folder; name a file with --output")
+    for path in (args.output, args.report, args.output_lm_eval and args.output_lm_eval / "results"):
+        if path:
+            check_writable(path)
     precision = pick_precision(args.precision)
     accelerator = start_accelerator(precision)
     accelerator.print(describe_device(accelerator.device, precision))

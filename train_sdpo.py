@@ -302,10 +302,12 @@ def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Star
     print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
     validations = [line for line in metrics if "validation_accuracy" in line]
     if validations:
-        best, last = max(validations, key=lambda line: line["validation_accuracy"]), validations[-1]
-        if best["validation_accuracy"] > last["validation_accuracy"]:
-            print(f"note: validation was best after epoch {best['epoch'] + 1}; --epochs {best['epoch'] + 1} ends there")
-        data += f" --score {last.get('validation_score', 'sum')}"  # before there were others it was the sum
+        score = validations[-1].get("validation_score", "sum")  # before there were others it was the sum
+        by_epoch = [line.get(f"validation_accuracy_{score}", line["validation_accuracy"]) for line in validations]
+        best = by_epoch.index(max(by_epoch)) + 1
+        if best < len(by_epoch):
+            print(f"note: by {score} validation was best after epoch {best}; --epochs {best} has a schedule of its own")
+        data += f" --score {score}"
     print(f"next: python eval_mc.py --split test --model {quote(str(folder))}{data}")
 
 

@@ -17,6 +17,15 @@ CACHE_DIR = ROOT / ".cache"
 INCOMPLETE = ".incomplete"  # ends the names of what is being written, or was when its process was killed
 
 
+def check_writable(path: Path) -> None:
+    """Raises InputError where nothing can be made at `path`: to be known before it is computed."""
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise InputError(f"{path}: {place} is no folder; name another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: {place} cannot be written to; name another place")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; renamed to it on success, removed on failure."""

@@ -27,7 +27,7 @@ from lib.mining.propositions import PROPOSITION
 from lib.mining.report import mining_report
 from lib.mining.sources import read_opinions
 from lib.mining.workers import Workers
-from lib.paths import atomic_dir
+from lib.paths import atomic_dir, check_writable
 from lib.questions.data import load_split
 
 
@@ -59,10 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     shares = {"train": 1 - args.validation_share - args.test_share}
     shares |= {"validation": args.validation_share, "test": args.test_share}
-    if shares["train"] <= 0:
+    if shares["train"] < 1e-9:  # 0.7 and 0.3 leave 5.6e-17
         parser.error("--validation-share and --test-share leave nothing to train on")
     if args.output.exists():
         raise InputError(f"{args.output}: exists already; choose another --output")
+    check_writable(args.output)
 
     with ExitStack() as stack:
         workers = stack.enter_context(tasks_on(args.ray)) if args.ray else args.workers

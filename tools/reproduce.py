@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lib.begun import begin
-from lib.cli import HelpFormatter, positive_float
+from lib.cli import HelpFormatter, parse_typed, positive_float
 from lib.errors import InputError, run_script
 from lib.evaluation.predictions import by_score, predictions_file
 from lib.experiments.layout import UNTUNED, shared_flags
@@ -37,7 +37,7 @@ from lib.experiments.sweep import Sweep
 from lib.experiments.variations import Outcome, Variation, best, outcomes
 from lib.mining.propositions import PROPOSITION
 from lib.models.device import default_device, has_bf16_products
-from lib.models.runs import RUN_FILE
+from lib.models.runs import RUN_FILE, read_run
 from lib.paths import ROOT, atomic_dir, atomic_file
 from lib.questions.data import load_split
 from lib.questions.readers import find_split, read_rows
@@ -179,9 +179,11 @@ class Reproduction:
                         shutil.copy(self.casehold / f"{split}.jsonl", folder / f"{split}.jsonl")
 
     def pretrain(self) -> None:
-        if not self.size["pretrain"] or (self.model / "config.json").exists():
+        if not self.size["pretrain"]:
             return
-        if (self.model / "pretraining" / "run.json").exists():
+        if (self.model / "pretraining" / RUN_FILE).exists():
+            if read_run(self.model / "pretraining")["finished"]:
+                return
             flags = ["--resume"]
         else:
             shutil.rmtree(self.model, ignore_errors=True)  # killed before there was anything to go on with
@@ -264,7 +266,11 @@ class Reproduction:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    flags, typed = parse_typed(parser, argv)
+    args = argparse.Namespace(**flags)
+    if "base" in typed and SIZES[args.size]["pretrain"]:
+        parser.error(f"--size {args.size} pretrains a model of its own; --base goes with --size pretrained")
     check_inputs(args)
     if args.minutes:
         # A shell has its background jobs ignore it, and the scripts would inherit that.

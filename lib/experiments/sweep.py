@@ -13,11 +13,14 @@ from lib.errors import InputError
 from lib.experiments.grid import Run
 from lib.experiments.layout import SPLITS, Layout
 from lib.experiments.scripts import Scripts, make_on_node
+from lib.models.sources import NAMES
 from lib.paths import INCOMPLETE, lock
 from lib.progress import progress
+from lib.questions.hub_data import CASEHOLD
 
 SWEEP_FILE = "sweep.json"
 PATHS = ("model", "data", "candidates")  # settings that may be one
+NAMED = (*NAMES, CASEHOLD.name)  # which are none, whatever lies in the working folder
 
 
 class Sweep(Layout):
@@ -63,8 +66,8 @@ class Sweep(Layout):
 
     def _anywhere(self) -> Layout:
         """The same in any working folder: a run that was begun in one goes on in another, on another machine."""
-        found = {name: self.settings.get(name) for name in PATHS}
-        paths = {name: str(Path(value).resolve()) for name, value in found.items() if value and Path(value).exists()}
+        found = {name: value for name in PATHS if (value := self.settings.get(name)) and value not in NAMED}
+        paths = {name: str(Path(value).resolve()) for name, value in found.items() if Path(value).exists()}
         return Layout(self.folder.resolve(), self.settings | paths, self.score, self.splits)
 
     def _perform(self, runs: Sequence[Run], submit: Callable[[Run | None], Future], stop: Callable[[], None]) -> None:

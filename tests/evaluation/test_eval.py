@@ -165,3 +165,19 @@ def test_files_of_scores_keep_what_follows_a_dot_in_their_name():
 def test_a_folder_is_refused_as_output_before_anything_is_scored(tmp_path):
     with pytest.raises(InputError, match=": a folder; name a file with --output"):
         eval_mc.main(["--model", "none", "--data", "none", "--output", str(tmp_path)])
+
+
+@pytest.mark.parametrize("flag", ["--output", "--output-lm-eval", "--report"])
+def test_a_place_that_cannot_be_written_to_is_named_before_anything_is_scored(flag, tmp_path, model_folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is no folder; name another place"):
+        eval_mc.main(["--model", str(model_folder), "--data", "none", flag, str(tmp_path / "file" / "a" / "b")])
+
+
+def test_a_precision_is_of_pytorchs_models(capsys):
+    with pytest.raises(SystemExit) as ended:
+        eval_mc.main(["--model", "model.onnx", "--precision", "bf16"])
+    assert (
+        ended.value.code == 2
+        and "--precision is of PyTorch's models; model.onnx has its own" in capsys.readouterr().err
+    )

@@ -142,6 +142,28 @@ def test_a_mistyped_path_does_not_begin_the_folder(flag, what, tmp_path, data_fo
     assert not (tmp_path / "out").exists()
 
 
+def test_a_base_is_of_a_size_that_takes_one(tmp_path, data_folder, capsys):
+    flags = ["--casehold", data_folder, "--opinions", data_folder, "--base", "smollm2", "--output", tmp_path / "out"]
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main(list(map(str, flags)))
+    assert ended.value.code == 2 and "--base goes with --size pretrained" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_finished_is_gone_on_with(tmp_path, monkeypatch):
+    """Its configuration is there before its record says so."""
+    flags = ["--casehold", "c", "--opinions", "a", "--output", str(tmp_path)]
+    work, commands = reproduce.Reproduction(reproduce.build_parser().parse_args(flags)), []
+    monkeypatch.setattr(work, "script", lambda *command: commands.append(list(map(str, command))))
+    record = tmp_path / "model" / "pretraining" / "run.json"
+    record.parent.mkdir(parents=True)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for finished in ("false", "true"):
+        record.write_text(f'{{"finished": {finished}}}')
+        work.pretrain()
+    assert commands == [["tools/pretrain_lm.py", "--resume", "--output", str(tmp_path / "model")]]
+
+
 def test_a_pretrained_model_is_taken_by_name(tmp_path, monkeypatch):
     flags = ["--size", "pretrained", "--casehold", "c", "--opinions", "a", "b", "--output", str(tmp_path)]
     work, commands = reproduce.Reproduction(reproduce.build_parser().parse_args(flags)), []

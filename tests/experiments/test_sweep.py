@@ -255,6 +255,15 @@ else:
         assert gone_on == ["--resume", "--output", str(folder)]
 
 
+def test_a_name_is_no_folder_of_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("smollm2", "demo", "base"):
+        (tmp_path / name).mkdir()
+    for model, expected in (("smollm2", "smollm2"), ("base", str(tmp_path / "base"))):
+        with Sweep(tmp_path / f"of-{model}", {"model": model, "data": "demo"}) as sweep:
+            assert sweep._anywhere().settings == {"model": expected, "data": "demo"}
+
+
 def test_a_loss_with_fewer_seeds_leaves_their_columns_empty():
     def variant(loss: str, seeds: list[int]) -> dict:
         shown = {"accuracies": [0.5 + seed / 10 for seed in seeds], "accuracy": 0.5, "variance": None}

@@ -239,6 +239,12 @@ def test_a_bad_file_is_named_in_one_line(tmp_path, name, content, message):
         list(read_opinions([tmp_path / name]))
 
 
+def test_shares_that_leave_nothing_are_a_bad_flag(capsys):
+    with pytest.raises(SystemExit) as ended:
+        mine_holdings.main(["none", "--validation-share", "0.7", "--test-share", "0.3", "--output", "none"])
+    assert ended.value.code == 2 and "leave nothing to train on" in capsys.readouterr().err
+
+
 def test_thirteen_shared_words_exclude_and_twelve_do_not(tmp_path):
     words = [f"w{number}" for number in range(40)]
     question = rows(1)[0] | {"context": f"{' '.join(words[:20])} (<HOLDING>).", "label": 0}
