@@ -22,7 +22,7 @@ $(READY): requirements.txt tools/setup.sh
 	@tools/setup.sh $(PYTHON)
 	@touch $@
 
-demo: $(READY)  ## train, evaluate, export and score without a network (minutes)
+demo: $(READY)  ## train, evaluate, export and score without a hub (minutes)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/demo.sh
 
 sweep-demo: $(READY) ## the papers' tables and figures on the demo, into runs/sweep-demo

@@ -1,4 +1,4 @@
-"""libscore from Python, by ctypes alone: python docs/libscore_example.py libscore.so model.onnx < questions.jsonl"""
+"""libscore from Python, by ctypes alone: python docs/libscore_example.py libscore.so model.onnx pmi < questions.jsonl"""
 
 import ctypes
 import sys
@@ -16,9 +16,9 @@ def open_library(path: str) -> ctypes.CDLL:
     return library
 
 
-def main(library_path: str, model_path: str) -> None:
+def main(library_path: str, model_path: str, score: str = "sum") -> None:
     library = open_library(library_path)
-    model = library.score_open(model_path.encode(), None, b"sum", 0)  # no reference, the physical cores
+    model = library.score_open(model_path.encode(), None, score.encode(), 0)  # no reference, the physical cores
     if not model:
         sys.exit(f"error: {library.score_error().decode()}")
     questions = sys.stdin.buffer.read()
