@@ -72,10 +72,11 @@ std::vector<AddedTokens::Match> AddedTokens::find_all(std::string_view text) con
       ++at;
       continue;
     }
-    const size_t begin = token->lstrip ? space_begin(text, taken, at) : at;
+    const size_t begin = token->lstrip ? std::max(taken, space_begin(text, std::min(taken, at), at)) : at;
     at += token->content.size();
-    taken = token->rstrip ? space_end(text, at) : at;
-    matches.push_back({begin, taken, token->id});
+    const size_t end = token->rstrip ? space_end(text, at) : at;
+    if (begin < end) matches.push_back({begin, end, token->id});  // else all its white space was the last one's
+    taken = std::max(begin, end);
   }
   return matches;
 }

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "errors.h"
+#include "one_line.h"
 #include "utf8.h"
 #include "word_cache.h"
 
@@ -89,7 +90,7 @@ std::bitset<256> joined_bytes(const TokenizerSpec& spec) {
   return all ? joined.set() : joined;
 }
 
-/// The `tokenizers` library numbers added tokens itself: as in the vocabulary, else on from the highest one so far.
+/// The `tokenizers` library numbers added tokens itself: as in the vocabulary, else on from the highest of the others.
 /// Where the file says otherwise, throws FatalError.
 void check_added_ids(const TokenizerSpec& spec) {
   const int64_t vocab_size = static_cast<int64_t>(spec.vocab.size());
@@ -105,7 +106,7 @@ void check_added_ids(const TokenizerSpec& spec) {
       throw FatalError("field 'added_tokens': '" + token.content + "' has id " + std::to_string(token.id) +
                        ", but loading it elsewhere gives " + std::to_string(expected));
     }
-    highest = std::max(highest, expected);
+    if (known == spec.vocab.end()) highest = std::max(highest, expected);
   }
 }
 
@@ -181,7 +182,7 @@ Tokenizer Tokenizer::load(const std::string& path) {
   try {
     return Tokenizer(parse_tokenizer_json(text));
   } catch (const FatalError& error) {
-    throw FatalError(path + ": " + error.what());
+    throw FatalError(one_line(path + ": " + error.what()));
   }
 }
 

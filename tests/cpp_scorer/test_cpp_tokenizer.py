@@ -192,6 +192,22 @@ def test_words_of_the_vocabulary_before_merges(assert_same_ids, small_tokenizer,
     assert_same_ids([word for word in words if word] + generated_texts(500, seed=3), tmp_path / "tokenizer.json")
 
 
+def test_added_tokens_beside_each_other_and_beyond_a_gap(assert_same_ids, small_tokenizer, tmp_path):
+    """White space that one takes is not the next one's; those of the vocabulary do not number the others."""
+    described = json.loads(small_tokenizer("gpt2").read_text(encoding="utf-8"))
+    vocab, plain = described["model"]["vocab"], dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    vocab["<gap>"] = len(vocab) + 50
+    kinds = {"<gap>": {}, "<new>": {}, "<right>": {"rstrip": True}, "<left>": {"lstrip": True}, "\n": {"lstrip": True}}
+    ids = {content: len(vocab) + number for number, content in enumerate(list(kinds)[1:])} | {"<gap>": vocab["<gap>"]}
+    described["added_tokens"] = [
+        {"id": ids[content], "content": content, "special": True, **plain, **strips}
+        for content, strips in kinds.items()
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    texts = ["a<new>b<gap>", "x<right>\ny", "x<right>  <left> y", "<left>\n<right>\nz", "<right> \t<new> a"]
+    assert_same_ids(texts, tmp_path / "tokenizer.json")
+
+
 def test_real_questions(assert_same_ids):
     assert_same_ids(casehold_texts("validation") + mmlu_texts("validation"), real_tokenizer("qwen2"))
 
