@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <utility>
 
 #include "errors.h"
@@ -47,6 +48,7 @@ int64_t number_of(const Json& request, const char* field, int64_t otherwise) {
   const auto found = request.find(field);
   if (found == request.end() || found->is_null()) return otherwise;
   if (!found->is_number_integer()) throw field_error(field, "is not an integer");
+  if (found->is_number_unsigned() && found->get<uint64_t>() > INT64_MAX) throw field_error(field, "is too large");
   return found->get<int64_t>();
 }
 
@@ -64,7 +66,7 @@ Json alternatives(int64_t id, float logprob) {
 
 }  // namespace
 
-Completion Completion::read(std::string_view json, const Encode& encode) {
+Completion Completion::read(std::string_view json, const Encode& encode, size_t most_prompts) {
   const Json request = parse_json(json);
   if (!request.is_object()) throw RowError("the body is not a JSON object");
   const auto prompt = request.find("prompt");
@@ -82,6 +84,9 @@ Completion Completion::read(std::string_view json, const Encode& encode) {
   completion.with_logprobs = number_of(request, "logprobs", -1) >= 0;
   completion.with_blank = more == 1;
   if (prompt->is_array() && !is_ids(*prompt)) {
+    if (prompt->size() > most_prompts) {
+      throw RowError("more than " + std::to_string(most_prompts) + " prompts (--max-rows)");
+    }
     for (const Json& one : *prompt) completion.prompts.push_back(prompt_of(one, encode));
     if (completion.prompts.empty()) throw field_error("prompt", "is an empty list");
   } else {
@@ -100,6 +105,7 @@ std::string Completion::response(const std::vector<std::vector<float>>& logprobs
     if (with_logprobs) {
       Json tokens = Json::array(), values = Json::array(), top = Json::array();
       for (size_t t = 0; t < ids.size(); ++t) {
+        if (t > 0 && !std::isfinite(logprobs[i][t - 1])) throw RowError("a log-prob is not finite");
         tokens.push_back(token_name(ids[t]));
         values.push_back(t == 0 ? Json() : Json(logprobs[i][t - 1]));  // nothing stands before the first
         top.push_back(t == 0 ? Json() : alternatives(ids[t], logprobs[i][t - 1]));

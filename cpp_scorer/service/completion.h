@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -21,7 +22,7 @@ struct Completion {
   using Encode = std::function<std::vector<int64_t>(std::string_view)>;
 
   /// Throws RowError, which names the field, for what it cannot follow. `encode` makes the ids of a prompt's text.
-  static Completion read(std::string_view json, const Encode& encode);
+  static Completion read(std::string_view json, const Encode& encode, size_t most_prompts);
 
   /// The response: `logprobs` are of each prompt's tokens, but for the first.
   std::string response(const std::vector<std::vector<float>>& logprobs, const std::string& model) const;

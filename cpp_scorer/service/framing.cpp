@@ -9,6 +9,7 @@ namespace {
 
 constexpr size_t kLongestHead = 16 * 1024, kLongestTarget = 2048, kLongestChunkLine = 256;  // bytes
 constexpr size_t kMostHeaders = 100;
+constexpr size_t kChunkLines = 64 * 1024;  // bytes that they may have beyond the body's: they are held with it
 constexpr std::string_view kLineEnd = "\r\n", kHeadEnd = "\r\n\r\n";
 
 bool is_token_byte(char byte) {
@@ -163,6 +164,9 @@ RequestFraming::State RequestFraming::read_chunks(std::string_view bytes) {
     at_ = end + kLineEnd.size();
     // What ends its lines at a bare LF would see another end of the request.
     if (holds_control(line)) return fail(400, "a chunk's line or a trailer holds a control character");
+    if (part_ == Part::kChunkSize && (chunk_line_bytes_ += line.size()) > kChunkLines + body_.size()) {
+      return fail(400, "the lines of the chunks have more bytes than the body");
+    }
     if (part_ == Part::kChunkSize) {
       if (read_chunk_size(line) == State::kBad) return State::kBad;
     } else if (line.empty()) {  // trailers are passed over
@@ -190,7 +194,6 @@ bool RequestFraming::take_expectation() { return has_head() && status_ == 0 && s
 
 std::string RequestFraming::request() const {
   std::string text = method_ + " " + target_ + " HTTP/1.1\r\n";
-  if (!authorization_.empty()) text += "Authorization: " + authorization_ + "\r\n";
   if (!body_.empty() || method_ == "POST") text += "Content-Length: " + std::to_string(body_.size()) + "\r\n";
   return text + "\r\n" + body_;
 }

@@ -24,8 +24,7 @@ class RequestFraming {
 
   /// Of kWhole: how many of the bytes are the request's.
   size_t size() const { return at_; }
-  /// Of kWhole: the request as the router takes it, with the body decoded, and of the headers only those that mean
-  /// something here.
+  /// Of kWhole: the request as the router takes it, with the body decoded, and of the headers only the body's length.
   std::string request() const;
   std::string_view method() const { return method_; }
   std::string_view authorization() const { return authorization_; }
@@ -56,7 +55,7 @@ class RequestFraming {
   size_t missing_ = 0;   // of a body or chunk
   std::string method_, target_, authorization_, body_;
   bool has_length_ = false, chunked_ = false, closes_ = false, expects_ = false;
-  size_t trailer_bytes_ = 0;
+  size_t trailer_bytes_ = 0, chunk_line_bytes_ = 0;
   int status_ = 0;
   std::string error_;
 };

@@ -12,7 +12,9 @@
 
 namespace {
 
-thread_local std::chrono::steady_clock::time_point arrived_now;  // cpp-httplib hands nothing through to a handler
+// cpp-httplib hands nothing through to a handler, and decodes "%2F" in the values of headers.
+thread_local std::chrono::steady_clock::time_point arrived_now;
+thread_local std::string authorization_now;
 
 /// A request in memory, and its response.
 class TextStream : public httplib::Stream {
@@ -51,8 +53,7 @@ void put(const HttpResponse& from, httplib::Response& to) {
 }
 
 HttpRequest read(const httplib::Request& request) {
-  return {request.method, request.path, request.get_header_value("Authorization"), request.body,
-          arrived_now};
+  return {request.method, request.path, authorization_now, request.body, arrived_now};
 }
 
 }  // namespace
@@ -118,9 +119,10 @@ void Router::add(const std::string& method, const std::string& path, Handler han
 
 void Router::set_guard(Handler guard) { server_->guard = std::move(guard); }
 
-std::string Router::answer(const std::string& request, std::chrono::steady_clock::time_point arrived,
-                           bool closes) const {
+std::string Router::answer(const std::string& request, const std::string& authorization,
+                           std::chrono::steady_clock::time_point arrived, bool closes) const {
   arrived_now = arrived;
+  authorization_now = authorization;
   return server_->answer(request, closes);
 }
 

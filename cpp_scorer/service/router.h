@@ -34,7 +34,8 @@ class Router {
   void set_guard(Handler guard);
 
   /// The whole response to a request as RequestFraming gives it. May be called from several threads.
-  std::string answer(const std::string& request, std::chrono::steady_clock::time_point arrived, bool closes) const;
+  std::string answer(const std::string& request, const std::string& authorization,
+                     std::chrono::steady_clock::time_point arrived, bool closes) const;
 
   /// The whole response to a request that reaches no handler.
   static std::string error_response(int status, const std::string& error, bool closes);

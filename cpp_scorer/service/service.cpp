@@ -123,7 +123,7 @@ void Service::take(Connections::Request request) {
 
 void Service::answer(const Connections::Request& request) try {
   const bool closes = request.closes || connections_->is_draining();
-  finish(request, router_.answer(request.text, request.arrived, closes), closes);
+  finish(request, router_.answer(request.text, request.authorization, request.arrived, closes), closes);
 } catch (const std::bad_alloc&) {
   finish(request, Router::error_response(503, kOutOfMemory, true), true);
 }
@@ -210,14 +210,12 @@ HttpResponse Service::complete(const HttpRequest& request) try {
   size_t num_tokens = 0;
   {
     const Turns::Turn turn(parsing_);
-    completion = Completion::read(request.body, [&](std::string_view prompt) {
+    const auto encode = [&](std::string_view prompt) {
       std::vector<int64_t> ids = engine_->tokenizer().encode(prompt);
       if (contract.start_token_id >= 0) ids.insert(ids.begin(), contract.start_token_id);
       return ids;
-    });
-    if (completion.prompts.size() > options_.most_rows) {
-      return error_of(422, "more than " + std::to_string(options_.most_rows) + " prompts (--max-rows)");
-    }
+    };
+    completion = Completion::read(request.body, encode, options_.most_rows);
     for (const auto& prompt : completion.prompts) {
       sequences.push_back(prompt.ids);
       num_tokens += prompt.ids.size();

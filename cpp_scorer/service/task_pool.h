@@ -13,17 +13,15 @@
 class TaskPool {
  public:
   TaskPool(size_t threads, size_t most_waiting) : most_waiting_(most_waiting) {
-    for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    try {
+      for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    } catch (...) {
+      stop();
+      throw;
+    }
   }
 
-  ~TaskPool() {  // what waits is still done
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    changed_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~TaskPool() { stop(); }  // what waits is still done
 
   /// Whether no task waits or runs.
   bool is_idle() {
@@ -43,6 +41,15 @@ class TaskPool {
   }
 
  private:
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   void work() {
     std::unique_lock lock(mutex_);
     while (true) {

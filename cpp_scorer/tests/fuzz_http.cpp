@@ -37,7 +37,7 @@ HttpResponse score(const HttpRequest& request) {
 /// Every log-prob is the token's own number, so that each must come back at its place.
 HttpResponse complete(const HttpRequest& request) try {
   const auto encode = [](std::string_view text) { return std::vector<int64_t>(text.begin(), text.end()); };
-  const Completion completion = Completion::read(request.body, encode);
+  const Completion completion = Completion::read(request.body, encode, kMostRows);
   std::vector<std::vector<int64_t>> sequences;
   for (const auto& prompt : completion.prompts) sequences.push_back(prompt.ids);
   std::vector<std::vector<float>> logprobs(sequences.size());
@@ -102,7 +102,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     if (state == RequestFraming::State::kMore) return 0;
     if (whole.size() == 0 || whole.size() > bytes.size() || cut.request() != whole.request()) __builtin_trap();
-    check_response(router().answer(whole.request(), {}, whole.closes()), whole.method() != "HEAD");
+    check_response(router().answer(whole.request(), std::string(whole.authorization()), {}, whole.closes()), whole.method() != "HEAD");
     bytes.remove_prefix(whole.size());
   }
   return 0;

@@ -58,6 +58,10 @@ void a_limit_is_the_same_wherever_the_bytes_are_cut() {
   };
   CHECK_EQUAL(of_any_pieces(with_extension(256)).substr(0, 4), "POST");
   CHECK_EQUAL(of_any_pieces(with_extension(257)).substr(0, 4), "400 ");
+  // Lines of chunks are held while the body comes, and so are bounded too.
+  std::string chunks;
+  for (int i = 0; i < 300; ++i) chunks += "1;" + std::string(254, 'x') + "\r\na\r\n";
+  CHECK_EQUAL(seen(with_chunks(chunks), 4096), "400 the lines of the chunks have more bytes than the body");
 }
 
 void what_ends_a_chunk_is_a_line_end_alone() {

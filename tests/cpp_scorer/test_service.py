@@ -48,7 +48,10 @@ def test_other_scores_too_and_again_from_the_cache(onnx_model, tmp_path, score):
 
 def test_one_object_may_go_over_lines(service, onnx_model):
     row = rows(1)[0]
-    assert service.ask("POST", "/v1/score", json.dumps(row, indent=2)) == (200, piped(onnx_model, jsonl(row)))
+    expected = (200, piped(onnx_model, jsonl(row)))
+    assert service.ask("POST", "/v1/score", json.dumps(row, indent=2)) == expected
+    first = json.dumps({"of": {}, **row})  # cut behind a brace that closes
+    assert service.ask("POST", "/v1/score", first.replace("{}", "{}\n", 1)) == expected
 
 
 def test_lines_of_which_the_first_is_cut_short_stay_lines(service, onnx_model):
@@ -254,16 +257,17 @@ def test_max_tokens_1_adds_an_empty_token_and_alternatives_are_never_too_sure(se
 
 @pytest.mark.parametrize("source", ["file", "environment"])
 def test_a_token_is_asked_for_where_there_is_one(onnx_model, tmp_path, source):
-    (tmp_path / "token").write_text("s3cret\n")
+    token = "s3cret%2Fof%20bytes"  # which no part of the way decodes
+    (tmp_path / "token").write_text(f"{token}\n")
     flags = ["--token-file", tmp_path / "token"] if source == "file" else []
-    environment = {"SCORE_TOKEN": "s3cret"} if source == "environment" else {}
+    environment = {"SCORE_TOKEN": token} if source == "environment" else {}
     with serving(onnx_model, tmp_path, *flags, **environment) as service:
-        for headers in ({}, {"Authorization": "Bearer s3cre"}, {"Authorization": "Basic s3cret"}):
+        for headers in ({}, {"Authorization": f"Bearer {token[:-1]}"}, {"Authorization": f"Basic {token}"}):
             for path in ("/v1/models", "/metrics"):
                 status, answered, _ = service.ask_whole("GET", path, **headers)
                 assert (status, answered["WWW-Authenticate"]) == (401, "Bearer")
             assert service.ask("POST", "/v1/score", "{}", **headers)[0] == 401
-        assert service.ask("GET", "/v1/models", Authorization="Bearer s3cret")[0] == 200
+        assert service.ask("GET", "/v1/models", Authorization=f"Bearer {token}")[0] == 200
         assert [service.ask("GET", path)[0] for path in ("/", "/healthz", "/readyz")] == [200] * 3
 
 
@@ -278,6 +282,8 @@ def test_a_token_is_asked_for_where_there_is_one(onnx_model, tmp_path, source):
         (("--workers", "2"), 2, "--workers goes with --serve"),
         (("--serve", "256.0.0.1:0"), 1, "--serve 256.0.0.1:0: "),
         (("--serve", "127.0.0.1:0", "--token-file", "none"), 1, "none: holds no token"),
+        (("--serve", "127.0.0.1:0", "--token-file", ""), 2, "--token-file needs a value"),
+        (("--serve", "127.0.0.1:0", "--max-body-bytes", "134217729"), 2, "--max-body-bytes takes a number from 1"),
         (("--serve", "127.0.0.1:0", "--model", "none.onnx"), 1, "none.onnx: cannot be"),
     ],
 )
