@@ -85,18 +85,13 @@ int64_t positive_number(const std::string& flag, const std::string& text, int64_
   return number;
 }
 
+constexpr int64_t kMostBody = 128 << 20;  // bytes: as it comes and as it is read, it is half of what the service holds
+
 /// Which of two words a flag was given: false for the first, true for the second.
 bool is_second(const std::string& flag, const std::string& text, const std::string& first,
                const std::string& second) {
   if (text == first || text == second) return text == second;
   throw BadFlag(flag + " takes " + first + " or " + second + ", not '" + text + "'");
-}
-
-Score score_named(const std::string& text) {
-  for (const Score score : {Score::kSum, Score::kMean, Score::kPmi}) {
-    if (name_of(score) == text) return score;
-  }
-  throw BadFlag("--score takes sum, mean or pmi, not '" + text + "'");
 }
 
 std::chrono::seconds seconds(const std::string& flag, const std::string& text) {
@@ -164,13 +159,15 @@ CommandLine parse_command_line(int argc, char** argv) {
     const bool whole = std::any_of(std::begin(flags), std::prev(std::end(flags)),
                                    [&](const option& known) { return name == std::string("--") + known.name; });
     if (flag == '?' || !whole) fail_unknown(given);
-    if (flag == ':') throw BadFlag(name + " needs a value");
+    if (flag == ':' || (optarg && value.empty())) throw BadFlag(name + " needs a value");
     if (flag >= kWorkers) of_service = name;
     switch (flag) {
       case kModel: line.engine.model = value; break;
       case kInput: line.input = value; break;
       case kOutput: line.output = value; break;
-      case kScore: line.engine.score = score_named(value); break;
+      case kScore:
+        if (!is_score(value, line.engine.score)) throw BadFlag("--score takes sum, mean or pmi, not '" + value + "'");
+        break;
       case kReference: line.engine.reference = value; break;
       case kDevice: line.engine.device = is_second(name, value, "cpu", "cuda") ? Device::kCuda : Device::kCpu; break;
       case kThreads: line.engine.threads = static_cast<int>(positive_number(name, value, 1024)); break;
@@ -182,7 +179,7 @@ CommandLine parse_command_line(int argc, char** argv) {
       case kWorkers: line.service.workers = static_cast<int>(positive_number(name, value, 256)); break;
       case kQueueRows: line.service.queue_rows = positive_number(name, value, 1 << 20); break;
       case kMaxRows: line.service.most_rows = positive_number(name, value, 1 << 20); break;
-      case kMaxBodyBytes: line.service.most_body = positive_number(name, value, 1 << 30); break;
+      case kMaxBodyBytes: line.service.most_body = positive_number(name, value, kMostBody); break;
       case kDeadline: line.service.deadline = seconds(name, value); break;
       case kClientTimeout: line.service.client_timeout = seconds(name, value); break;
       case kDrain: line.service.drain_time = seconds(name, value); break;

@@ -24,10 +24,17 @@ struct Dispatcher::Job {
 
 Dispatcher::Dispatcher(Engine& engine, int workers, size_t most_rows, std::function<void(Batched)> on_batch)
     : engine_(engine), most_rows_(most_rows), on_batch_(std::move(on_batch)) {
-  for (int i = 0; i < workers; ++i) workers_.emplace_back([this] { work(); });
+  try {
+    for (int i = 0; i < workers; ++i) workers_.emplace_back([this] { work(); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-Dispatcher::~Dispatcher() {
+Dispatcher::~Dispatcher() { stop(); }
+
+void Dispatcher::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -63,6 +63,7 @@ class Dispatcher {
   };
 
   Outcome wait_for(const std::shared_ptr<Job>& job, std::vector<Item> items, Clock::time_point deadline);
+  void stop();
   void work();
   std::vector<Item> take_batch();
   void execute(std::vector<Item>& items);

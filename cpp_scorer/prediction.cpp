@@ -33,6 +33,15 @@ std::string name_of(Score score) {
   }
 }
 
+bool is_score(const std::string& name, Score& score) {
+  for (const Score one : {Score::kSum, Score::kMean, Score::kPmi}) {
+    if (name_of(one) != name) continue;
+    score = one;
+    return true;
+  }
+  return false;
+}
+
 size_t Prediction::choice() const {
   const auto value = [this](size_t k) {
     double sum = logprobs[k];

@@ -11,6 +11,9 @@ enum class Score { kSum, kMean, kPmi, kReward };  // kReward: the sum less that 
 /// The word for it, on the command line and in predictions.
 std::string name_of(Score score);
 
+/// Whether it is the word of a score that a model is asked by alone, sum, mean or pmi; if so, `score` becomes it.
+bool is_score(const std::string& name, Score& score);
+
 /// One scored question. Log-probs are always sums; `score` says by what the choice was made.
 struct Prediction {
   std::string id;

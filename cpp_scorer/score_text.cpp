@@ -11,7 +11,7 @@ bool is_one_object(std::string_view text) {
   const size_t begin = text.find_first_not_of(kBlank);
   if (begin == text.npos || text[begin] != '{') return false;
   const std::string_view line = text.substr(begin, text.find('\n', begin) - begin);
-  return line[line.find_last_not_of(kBlank)] != '}' && Json::accept(text.begin(), text.end());
+  return line.size() < text.size() && !Json::accept(line.begin(), line.end()) && Json::accept(text.begin(), text.end());
 }
 
 }  // namespace

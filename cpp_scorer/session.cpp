@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <mutex>
 
 #include "errors.h"
 #include "one_line.h"
@@ -37,7 +38,7 @@ std::string reason(const Ort::Exception& error) {
 }
 
 /// Makes onnxruntime's interface ready.
-void start_runtime() {
+void find_runtime() {
   const std::string version = OrtGetApiBase()->GetVersionString();
   const bool known = version.rfind("1.", 0) == 0 && std::atoi(version.c_str() + 2) >= kOldestRuntime;
   const OrtApi* api = known ? OrtGetApiBase()->GetApi(ORT_API_VERSION) : nullptr;
@@ -46,6 +47,11 @@ void start_runtime() {
                      std::to_string(kOldestRuntime) + " or a later 1.x beside it, or in the loader's path");
   }
   Ort::InitApi(api);
+}
+
+void start_runtime() {
+  static std::once_flag found;  // what it sets is global
+  std::call_once(found, find_runtime);
 }
 
 void ORT_API_CALL see_message(void* placement, OrtLoggingLevel, const char*, const char*, const char*,

@@ -1,4 +1,4 @@
-"""libscore from Python, by ctypes alone: python docs/libscore_example.py libscore.so model.onnx pmi < questions.jsonl"""
+"""libscore from Python, by ctypes alone: python docs/libscore_example.py libscore.so model.onnx pmi < FILE"""
 
 import ctypes
 import sys

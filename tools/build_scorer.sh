@@ -30,7 +30,8 @@ cmake=$root/.venv/bin/cmake
     echo "error: cmake is missing; run 'make setup', or install it (apt install cmake)" >&2
     exit 1
 }
-if ! command -v "${CXX:-c++}" >/dev/null; then
+compiler=${CXX:-c++}
+if ! command -v "${compiler%% *}" >/dev/null; then  # "ccache g++" is one too
     echo "error: a C++ compiler is missing; install one (apt install g++)" >&2
     exit 1
 fi

@@ -41,13 +41,6 @@ auto guarded(Act act) noexcept -> decltype(act()) {
   return nullptr;
 }
 
-Score score_named(const char* name) {
-  for (const Score score : {Score::kSum, Score::kMean, Score::kPmi}) {
-    if (!name || name_of(score) == name) return score;
-  }
-  throw FatalError(std::string("score takes sum, mean or pmi, not '") + name + "'");
-}
-
 }  // namespace
 
 score_model* score_open(const char* model, const char* reference, const char* score, int threads) {
@@ -57,7 +50,9 @@ score_model* score_open(const char* model, const char* reference, const char* sc
     EngineOptions options;
     options.model = model;
     options.reference = reference ? reference : "";
-    options.score = score_named(score);
+    if (score && !is_score(score, options.score)) {
+      throw FatalError(std::string("score takes sum, mean or pmi, not '") + score + "'");
+    }
     if (reference && options.score == Score::kPmi) throw FatalError("score pmi takes no reference");
     if (reference && options.score == Score::kSum) options.score = Score::kReward;
     options.threads = threads > 0 ? threads : usable_cores();

@@ -815,6 +815,7 @@ def test_an_empty_input_is_an_error(model, tmp_path):
         (["question.jsonl"], "'question.jsonl' is no flag"),
         (["--model", "m", "question.jsonl", "--threads", "1"], "'question.jsonl' is no flag"),
         (["--model"], "--model needs a value"),
+        (["--model", "m", "--reference="], "--reference needs a value"),
         (["--model", "m", "--score", "bytes"], "--score takes sum, mean or pmi, not 'bytes'"),
         (["--model", "m", "--score", "pmi", "--reference", "r"], "so it takes no --reference"),
         (["--model", "m", "--device", "tpu"], "--device takes cpu or cuda, not 'tpu'"),
