@@ -51,7 +51,7 @@ from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_packed_pass
 from lib.training.batches import GlobalBatch
-from lib.training.journal import Journal
+from lib.training.journal import Journal, what_next
 from lib.training.losses import LOSSES, LossOptions
 from lib.training.negatives import NEGATIVES, epoch_order
 from lib.training.preparation import Start, load_start, with_reference
@@ -297,18 +297,7 @@ def finish(settings: argparse.Namespace, folder: Path, record: dict, start: Star
     metrics = read_metrics(folder)
     card = model_card(record, metrics, len(start.questions), len(start.validation))
     finish_run(folder, record, start.model, start.loaded.tokenizer, start.prompt, card)
-    data = "" if settings.data == "casehold" else f" --data {quote(settings.data)}"
-    data += f" --candidates {quote(settings.candidates)}" if settings.candidates else ""
-    print(f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png")
-    validations = [line for line in metrics if "validation_accuracy" in line]
-    if validations:
-        score = validations[-1].get("validation_score", "sum")  # before there were others it was the sum
-        by_epoch = [line.get(f"validation_accuracy_{score}", line["validation_accuracy"]) for line in validations]
-        best = by_epoch.index(max(by_epoch)) + 1
-        if best < len(by_epoch):
-            print(f"note: by {score} validation was best after epoch {best}; --epochs {best} has a schedule of its own")
-        data += f" --score {score}"
-    print(f"next: python eval_mc.py --split test --model {quote(str(folder))}{data}")
+    print(what_next(settings, folder, metrics))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What a run tells while it trains: the progress bar, the lines above it, `metrics.jsonl`, and the tracker's record of
-the same numbers."""
+the same numbers; and what it says at its end."""
 
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from accelerate import Accelerator
 
@@ -63,3 +65,22 @@ class Journal:
 
     def close(self) -> None:
         self.bar.close()
+
+
+def what_next(settings: Namespace, folder: Path, metrics: Sequence[Mapping]) -> str:
+    """What the finished run in `folder` leaves, whether an earlier epoch was better, and the command that tests it by
+    the score that validation prefers."""
+    lines = [f"{folder}: {'adapter' if settings.lora_r else 'model'}, metrics.jsonl and curve.png"]
+    data = "" if settings.data == "casehold" else f" --data {quote(settings.data)}"
+    data += f" --candidates {quote(settings.candidates)}" if settings.candidates else ""
+    validations = [line for line in metrics if "validation_accuracy" in line]
+    if validations:
+        score = validations[-1].get("validation_score", "sum")  # before there were others it was the sum
+        by_epoch = [line.get(f"validation_accuracy_{score}", line["validation_accuracy"]) for line in validations]
+        best = by_epoch.index(max(by_epoch)) + 1
+        if best < len(by_epoch):
+            better = f"note: by {score} validation was best after epoch {best}"
+            lines.append(f"{better}; --epochs {best} has a schedule of its own")
+        data += f" --score {score}"
+    lines.append(f"next: python eval_mc.py --split test --model {quote(str(folder))}{data}")
+    return "\n".join(lines)

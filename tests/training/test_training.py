@@ -1,5 +1,6 @@
 """Training as its user sees it: the run folder, what changes and what does not, interruption, several processes."""
 
+import argparse
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from lib.models.loading import load_model, weights_sha256
 from lib.models.runs import read_metrics, read_run
 from lib.questions.data import load_split, load_train_and_validation
 from lib.questions.readers import read_rows
+from lib.training.journal import what_next
 from lib.training.losses import Objective
 from lib.training.negatives import epoch_order
 
@@ -459,3 +461,17 @@ def test_full_fine_tuning_resumes_exactly(fully_tuned, tmp_path, monkeypatch, mo
     monkeypatch.setattr(train_sdpo, "backward", step)
     train_sdpo.main(["--resume", "--output", "runs/a"])
     assert Path("runs/a/model.safetensors").read_bytes() == (fully_tuned / "model.safetensors").read_bytes()
+
+
+def test_at_its_end_a_run_names_its_score_and_an_epoch_that_was_better_by_it():
+    by_epoch = [{"pmi": 0.6, "sum": 0.3}, {"pmi": 0.5, "sum": 0.7}, {"pmi": 0.55, "sum": 0.2}]
+    metrics = [
+        {"validation_score": max(one, key=one.get), "validation_accuracy": max(one.values())}
+        | {f"validation_accuracy_{score}": value for score, value in one.items()}
+        for one in by_epoch
+    ]
+    settings = argparse.Namespace(lora_r=8, data="a b", candidates=None)
+    said = what_next(settings, Path("runs/a"), metrics).splitlines()
+    assert said[1].startswith("note: by pmi validation was best after epoch 1;")
+    assert said[2] == "next: python eval_mc.py --split test --model runs/a --data 'a b' --score pmi"
+    assert len(what_next(settings, Path("runs/a"), metrics[:1]).splitlines()) == 2
