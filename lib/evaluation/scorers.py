@@ -20,7 +20,7 @@ from lib.packed.onednn_layers import use_onednn
 from lib.packed.precision import is_four_bit
 from lib.packed.reference import reference_logprobs
 from lib.packed.scoring import PackedScorer
-from lib.packed.selfcheck import check_family
+from lib.packed.selfcheck import check_family, check_packed_pass
 from lib.questions.prompt import EncodedQuestion
 from lib.questions.prompt_config import PromptConfig
 
@@ -43,6 +43,7 @@ class ModelScorer:
         Raises InputError, in one line, for whatever cannot be found, read, or scored."""
         self.accelerator, self.precision, self.batch_size, self.base = accelerator, precision, batch_size, base
         self.source, self.causal_lm, self.training, self.max_positions = source, None, {}, None
+        self.is_checked = False
         if source.endswith(".onnx"):
             # Imported only here: training machines may lack onnxruntime.
             from lib.export.files import contract_in, positions_in
@@ -81,6 +82,9 @@ class ModelScorer:
         """Every log-prob that is asked for, each question, encoded by `prompt`, read once under each model."""
         if self.causal_lm is not None:
             check_family(self.causal_lm, prompt.max_length)
+            if not self.is_checked:
+                check_packed_pass(self.accelerator.unwrap_model(self.scorer), encoded, self.accelerator.device)
+                self.is_checked = True
         elif self.max_positions and self.max_positions < prompt.max_length:
             raise InputError(
                 f"{self.source}: is the model up to {self.max_positions} positions, fewer than the contract's "

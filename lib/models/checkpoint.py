@@ -72,7 +72,7 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             kept = self._newest_first()[:NUM_KEPT]
             for old in self.folder.iterdir():
-                if old not in kept:
+                if old not in kept and old.is_dir():  # a file is another program's
                     shutil.rmtree(old)
 
     def load_newest(self) -> dict | None:

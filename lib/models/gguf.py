@@ -7,7 +7,7 @@ is set here, and a file that scales positions is refused. gguf_tokenizer.py buil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums, sha256_of_file, write_sums
@@ -42,6 +42,7 @@ def gguf_folder(file: Path) -> Path:
         if info["missing_keys"]:  # transformers fills these with random numbers
             raise InputError(f"{file}: it lacks the weights {sorted(info['missing_keys'])[0]}; get a whole file")
         _set_rotary(file, model.config, base, width)
+        complete(file, model)
         with atomic_dir(folder, shared=True) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
@@ -73,6 +74,20 @@ def _read_rotary(file: Path) -> tuple[float | None, int | None]:
         by = (scaled or [kind])[0]
         raise InputError(f"{file}: its positions are scaled ({by}), which is not read from GGUF; name a model folder")
     return field(f"{architecture}.rope.freq_base"), field(f"{architecture}.rope.dimension_count")
+
+
+def complete(file: Path, model: PreTrainedModel) -> None:
+    """Set the sliding window, which transformers reads of some architectures alone. Raises InputError for biases that
+    it has left out."""
+    reader = open_gguf(file)
+    of_file = sum(one.name.endswith(".bias") for one in reader.tensors)
+    if of_file > sum(name.endswith(".bias") for name in model.state_dict()):
+        raise InputError(f"{file}: has biases that are not read from GGUF for its architecture; name a model folder")
+    [window] = [
+        one.contents() for name, one in reader.fields.items() if name.endswith(".attention.sliding_window")
+    ] or [0]
+    if window and getattr(model.config, "sliding_window", None) is None:
+        model.config.sliding_window = window
 
 
 def _set_rotary(file: Path, config: PretrainedConfig, base: float | None, width: int | None) -> None:

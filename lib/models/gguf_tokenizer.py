@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.pretraining.language_model import QWEN2_SPLIT
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -69,6 +69,15 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that the file's metadata describe. Raises InputError where they lack something or name a form that
     is not known here."""
     metadata, value = _read_metadata(file)
+    try:
+        return _make_tokenizer(file, metadata, value)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises nothing more precise
+        raise InputError(f"{file}: its tokenizer is broken ({first_line(error)}); get a whole file") from None
+
+
+def _make_tokenizer(file: Path, metadata: dict, value: Callable) -> PreTrainedTokenizerFast:
     kind = value("model")
     name = value("pre") if kind == "gpt2" else None
     if name not in FORMS:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from lib.checksums import check_sums
 from lib.errors import InputError, first_line
+from lib.models.adapters import ADAPTER_WEIGHTS, check_adapter
 from lib.models.device import has_bf16_products
 from lib.models.four_bit import four_bit_config, use_one_product
 from lib.models.runs import RUN_FILE, read_run, trained_on
@@ -24,7 +24,6 @@ from lib.packed.positions import keep_tables
 from lib.packed.precision import cast_parameters
 from lib.questions.prompt_config import PROMPT_FILE, PromptConfig
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 LORA_TARGETS = "all-linear"
 BASE_FLAG = "--base (of eval_mc.py and export.py)"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -76,12 +75,13 @@ def load_model(
     if folder:
         check_sums(folder)
     training = read_run(folder) if folder and (folder / RUN_FILE).exists() else {}
-    seen, whole_sha256 = trained_on(training), None
+    training = training if "settings" in training else {}  # another program's file of that name
+    seen, whole_sha256, below = trained_on(training), None, None
     if folder and (folder / ADAPTER_CONFIG).exists():
         if four_bit:
             raise InputError(f"{source}: no adapter is merged into 4 bits; merge it first: export.py --merged-dir")
-        model, earlier = _load_run(folder, dtype, merge, base, training)
-        seen |= earlier
+        model, below = _load_run(folder, dtype, merge, base, training)
+        seen |= below.trained_on
     elif four_bit:
         whole_sha256 = weights_sha256(_load_base(location, dtype))
         model = _load_base(location, dtype, four_bit=True)
@@ -90,7 +90,9 @@ def load_model(
         model = _load_base(location, torch.float32 if every_weight and not merge else dtype)
     model.name_or_path = recorded_name(source)  # what a new adapter records as its base
     prompt = PromptConfig.load(folder) if folder and (folder / PROMPT_FILE).exists() else None
-    return LoadedModel(model.eval(), load_tokenizer(location), source, prompt, training, seen, whole_sha256)
+    bare = below and not list(folder.glob("tokenizer*"))  # an adapter as PEFT leaves it
+    tokenizer = below.tokenizer if bare else load_tokenizer(location)
+    return LoadedModel(model.eval(), tokenizer, source, prompt, training, seen, whole_sha256)
 
 
 def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
@@ -111,11 +113,15 @@ def _load_base(location: str, dtype: torch.dtype, *, four_bit: bool = False) -> 
     how |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **how)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # what a broken configuration makes the libraries raise has nothing in common
         raise InputError(f"{location}: cannot load the model ({first_line(error)})") from None
     if info["missing_keys"]:
         # Transformers would fill these with random numbers and go on.
         raise InputError(f"{location}: the weights lack {sorted(info['missing_keys'])[0]}; the folder is incomplete")
+    modules = {name for name, _ in model.named_modules()}
+    if left_out := sorted(name for name in info["unexpected_keys"] if name.rpartition(".")[0] in modules):
+        # Of a layer that is there, as a bias that the configuration denies; it would go on without.
+        raise InputError(f"{location}: the configuration has no place for the weights {left_out[0]}; mend config.json")
     keep_tables(model)
     without_dropout(model)
     _can_be_saved(model)
@@ -133,15 +139,15 @@ def _can_be_saved(model: PreTrainedModel) -> None:
 
 def _load_run(
     folder: Path, dtype: torch.dtype, merge: bool, base: str | None, training: dict
-) -> tuple[nn.Module, frozenset[str]]:
-    """A run's model, and the SHA-256 of what the runs that it started from were trained on."""
+) -> tuple[nn.Module, LoadedModel]:
+    """A run's model, and what it started from."""
     if not (folder / ADAPTER_WEIGHTS).exists():
         raise InputError(f"{folder / ADAPTER_WEIGHTS}: missing; the adapter is read from safetensors only")
     try:
         recorded = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / ADAPTER_CONFIG}: broken ({error}); train again") from None
-    if not base and not isinstance(recorded, str):
+    if not base and (not isinstance(recorded, str) or Path(recorded).resolve() == folder.resolve()):
         raise InputError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path names no model; name it with {BASE_FLAG}")
     # Weights that the run had in fp32 are hashed in fp32, whatever they become then.
     trained_in = DTYPES[training.get("precision", "fp32")]
@@ -165,12 +171,13 @@ def _load_run(
         cast_parameters(model, dtype)
     try:
         model = PeftModel.from_pretrained(model, folder)
-    except (RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # of a broken configuration too
         raise InputError(f"{folder}: the adapter does not fit {base or recorded} ({first_line(error)})") from None
+    check_adapter(model, folder, merge=merge)
     if merge:
         model = model.merge_and_unload()
         cast_parameters(model, dtype)
-    return model, loaded.trained_on
+    return model, loaded
 
 
 def make_policy(model: PreTrainedModel, rank: int, alpha: int, dropout: float, *, checkpointing: bool) -> nn.Module:

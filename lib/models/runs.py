@@ -43,6 +43,9 @@ def read_run(folder: Path) -> dict:
         raise InputError(f"{path}: cannot read the run's configuration ({error})") from None
     if not isinstance(record, dict):
         raise InputError(f"{path}: no run's configuration, but a {type(record).__name__}")
+    for name in ("settings", "data_sha256"):
+        if not isinstance(record.get(name, {}), dict):
+            raise InputError(f"{path}: field '{name}' is no object; copy the run again")
     return record
 
 
@@ -128,6 +131,8 @@ class MetricsLog:
         """Go on after the first `keep_bytes` bytes: what came after the checkpoint is computed again."""
         self.path = folder / METRICS_FILE
         self.file = self.path.open("ab")
+        if self.path.stat().st_size < keep_bytes:
+            raise InputError(f"{self.path}: shorter than its checkpoint says; copy the run again, or start a new one")
         self.file.truncate(keep_bytes)
 
     def write(self, **values) -> None:

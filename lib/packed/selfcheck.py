@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lib.errors import InputError
+from lib.errors import InputError, first_line
 from lib.packed.pack import pack
 from lib.packed.positions import made_for
 from lib.packed.precision import parameters_in_fp32
@@ -32,6 +32,7 @@ def check_family(model: PreTrainedModel, max_length: int) -> None:
             "such a run"
         )
     kinds = set(getattr(config, "layer_types", None) or []) - {"full_attention", "sliding_attention"}
+    kinds |= {"local"} & set(getattr(config, "attention_layers", None) or [])  # GPT-Neo's window counts rows
     modules = {type(module).__name__.lower() for module in model.modules()}
     if any(word in module for module in modules for word in ("mamba", "rwkv", "recurrent")):
         kinds.add("state-space")
@@ -78,37 +79,57 @@ def unpacked_logprobs(causal_lm: torch.nn.Module, item: EncodedQuestion, device)
 
 @torch.no_grad()
 def check_packed_pass(scorer: PackedScorer, encoded: Sequence[EncodedQuestion], device) -> tuple[float, str]:
-    """Largest difference of a log-prob between the packed pass and ordinary forwards on a question of median length,
-    and the precision in which it was found: fp32 whatever the run's, since the rounding of bf16 hides a model that
-    half-follows the mask; bf16 where the device has no room for the weights in fp32.
+    """Largest difference of a log-prob between the packed pass and ordinary forwards on a question of median length and
+    on the longest, and the precision in which it was found: fp32 whatever the run's, since the rounding of bf16 hides a
+    model that half-follows the mask; bf16 where the device has no room for the weights in fp32.
 
-    Raises InputError where it exceeds `TOLERANCE`: the model family does not follow the packed mask or positions.
+    Raises InputError where it exceeds `TOLERANCE`: the model family does not follow the packed mask or positions; and
+    where a question has a token that the model has no embedding of.
     """
-    item = sorted(encoded, key=lambda item: item.num_tokens)[len(encoded) // 2]
-    item = replace(item, ending_ids=item.ending_ids[:CHECKED_CANDIDATES])
+    _check_ids(scorer, encoded)
+    by_length = sorted(encoded, key=lambda item: item.num_tokens)
+    checked = [by_length[len(encoded) // 2], *by_length[len(encoded) // 2 + 1 :][-1:]]
+    checked = [replace(item, ending_ids=item.ending_ids[:CHECKED_CANDIDATES]) for item in checked]
     # A scorer that accelerate has prepared would compute in the run's precision.
     bare, precision, was_training = PackedScorer(scorer.model), "fp32", scorer.training
     scorer.eval()
     try:
         try:
             with parameters_in_fp32(scorer.model):
-                packed, plain = _both_ways(bare, item, device)
+                both = [_both_ways(bare, item, device) for item in checked]
         except torch.OutOfMemoryError:
             precision = "bf16"
             with torch.autocast(torch.device(device).type, torch.bfloat16):
-                packed, plain = _both_ways(bare, item, device)
-    except (TypeError, NotImplementedError) as error:
-        raise InputError(f"this model family cannot take the packed mask ({error}); {ADVICE}") from None
+                both = [_both_ways(bare, item, device) for item in checked]
+    except Exception as error:  # families that were not made for a mask of four dimensions have no error in common
+        raise InputError(f"this model family cannot take the packed mask ({first_line(error)}); {ADVICE}") from None
     finally:
         scorer.train(was_training)
     relative, absolute = TOLERANCE[precision]
-    difference = (packed - plain).abs()
-    if not (difference <= relative * plain.abs() + absolute).all():
-        raise InputError(
-            f"self-check failed: packed log-probs differ from unpacked ones by {difference.max():.3g} on question "
-            f"{item.question.id}; this model family cannot take the packed mask; {ADVICE}"
-        )
-    return difference.max().item(), precision
+    largest = 0.0
+    for item, (packed, plain) in zip(checked, both, strict=True):
+        difference = (packed - plain).abs()
+        if not plain.isfinite().all():
+            said = f"log-probs {plain.tolist()} are not finite"
+            raise InputError(f"{item.question.source}: {said}; the weights are broken")
+        if not (difference <= relative * plain.abs() + absolute).all():
+            raise InputError(
+                f"self-check failed: packed log-probs differ from unpacked ones by {difference.max():.3g} on question "
+                f"{item.question.id}; this model family cannot take the packed mask; {ADVICE}"
+            )
+        largest = max(largest, difference.max().item())
+    return largest, precision
+
+
+def _check_ids(scorer: PackedScorer, encoded: Sequence[EncodedQuestion]) -> None:
+    rows = len(scorer.causal_lm.get_input_embeddings().weight)
+    for item in encoded:
+        highest = max(map(max, [item.prompt_ids, *item.ending_ids]))
+        if highest >= rows:
+            raise InputError(
+                f"{item.question.source}: token {highest} is beyond the model's {rows} embeddings; it comes with "
+                "another tokenizer than it was made with"
+            )
 
 
 def _both_ways(scorer: PackedScorer, item: EncodedQuestion, device) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, rows, run_python, tiny_model, write_jsonl
+from transformers import MptConfig, MptForCausalLM
 
 import eval_mc
 import lib.evaluation.predictions
@@ -181,3 +182,16 @@ def test_a_precision_is_of_pytorchs_models(capsys):
         ended.value.code == 2
         and "--precision is of PyTorch's models; model.onnx has its own" in capsys.readouterr().err
     )
+
+
+def test_a_family_that_does_not_follow_the_mask_is_not_evaluated(tmp_path, tokenizer, data_folder):
+    """MPT counts distances by rows: its log-probs would be of nothing, and look like any other."""
+    config = MptConfig(vocab_size=len(tokenizer), d_model=64, n_heads=4, n_layers=2, max_seq_len=2048)
+    torch.manual_seed(0)
+    model = MptForCausalLM(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="self-check failed"):
+        eval_mc.main(["--model", str(tmp_path), "--data", str(data_folder)])

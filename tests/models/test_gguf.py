@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import rows, tiny_model
 from tokenizers import Tokenizer, processors
+from transformers import AutoConfig
 
 from lib.errors import InputError
 from lib.models import gguf as reader
@@ -174,6 +175,9 @@ def test_a_broken_file_is_one_clear_line(tmp_path, tokenizer):
         ({"qwen2.rope.scaling.type": "yarn"}, {}, r"its positions are scaled \(yarn\), which is not read from GGUF"),
         ({}, {"rope_freqs.weight": np.float32([1, 8])}, r"its positions are scaled \(rope_freqs.weight\)"),
         ({"qwen2.rope.dimension_count": 8}, {}, "positions turn 8 of a head's 16 dimensions, 16 as read"),
+        ({}, {"blk.0.attn_output.bias": np.ones(64, np.float32)}, "has biases that are not read from GGUF"),
+        ({"tokenizer.ggml.eos_token_id": 10**6}, {}, "its tokenizer is broken"),
+        ({"tokenizer.ggml.merges": ["x y z"]}, {}, "its tokenizer is broken"),
     ],
 )
 def test_a_file_whose_weights_would_not_be_the_models_is_refused(tmp_path, tokenizer, changes, tensors, what):
@@ -182,6 +186,15 @@ def test_a_file_whose_weights_would_not_be_the_models_is_refused(tmp_path, token
     with pytest.raises(InputError, match=what):
         resolve(str(file))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_sliding_window_is_read_where_transformers_does_not(tmp_path, tokenizer):
+    """Of Mistral 7B, whose architecture is llama there, and of Phi-3."""
+    file = write_gguf(tmp_path / "tiny.gguf", tokenizer, **{"qwen2.attention.sliding_window": 512})
+    model = tiny_model("llama", attention_bias=True)
+    reader.complete(file, model)
+    model.save_pretrained(tmp_path / "saved")
+    assert AutoConfig.from_pretrained(tmp_path / "saved").sliding_window == 512
 
 
 def test_positions_have_the_base_that_the_file_says(tmp_path, tokenizer):

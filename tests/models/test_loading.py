@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
 from conftest import precision_of_its_own, rows, tiny_model
-from peft import PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import train_sdpo
@@ -172,6 +175,84 @@ def test_a_broken_tokenizer_is_one_clear_line(model_folder, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(InputError, match="model: no usable tokenizer"):
         load_model(str(tmp_path / "model"), torch.float32)
+
+
+@pytest.fixture
+def adapter(model_folder, tmp_path):
+    """What makes an adapter of somebody's own on a tiny base, as PEFT writes it: no tokenizer, no record."""
+
+    def make(config: PeftConfig, **changes) -> Path:
+        base = shutil.copytree(model_folder, tmp_path / "base")
+        settings = json.loads((base / "config.json").read_text()) | changes
+        (base / "config.json").write_text(json.dumps(settings))
+        policy = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        policy.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+        return tmp_path / "adapter"
+
+    return make
+
+
+def test_somebodys_adapter_comes_with_its_bases_tokenizer(adapter, tokenizer):
+    loaded = load_model(str(adapter(LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))), torch.float32)
+    assert isinstance(loaded.model, PeftModel) and loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "works outside of the layers"),
+        (LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"]), "an adapter for SEQ_CLS, not for a causal"),
+        (LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"]), "one of two tied embeddings"),
+        (LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"]), "one of two tied embeddings"),
+    ],
+)
+def test_an_adapter_that_would_not_be_itself_is_refused(adapter, config, what):
+    folder = adapter(
+        config if config.task_type == "CAUSAL_LM" else replace(config, task_type=None), tie_word_embeddings=True
+    )
+    written = json.loads((folder / "adapter_config.json").read_text()) | {"task_type": config.task_type}
+    (folder / "adapter_config.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match=what):
+        load_model(str(folder), torch.float32, merge=True)
+
+
+def test_an_adapter_with_other_names_is_refused(adapter):
+    """PEFT would take fresh weights, and the answers would be the base's."""
+    folder = adapter(LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    weights = load_file(folder / "adapter_model.safetensors")
+    renamed = {name.replace("model.model", "model.language_model"): tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="adapter_model.safetensors: lacks base_model.*lora_A.weight"):
+        load_model(str(folder), torch.float32)
+
+
+def test_weights_that_the_configuration_denies_are_named(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    weights["model.layers.0.self_attn.o_proj.bias"] = torch.ones(64)
+    save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="no place for the weights model.layers.0.self_attn.o_proj.bias"):
+        load_model(str(tmp_path / "base"), torch.float32)
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": "64"}, {"num_attention_heads": 0}, {"rope_scaling": "linear"}])
+def test_a_broken_configuration_is_one_clear_line(model_folder, tmp_path, changes):
+    shutil.copytree(model_folder, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match="base: cannot load the model"):
+        load_model(str(tmp_path / "base"), torch.float32)
+
+
+@pytest.mark.parametrize("record", ['{"settings": null}', '{"settings": {}, "data_sha256": null}'])
+def test_a_broken_record_names_its_field(run, tmp_path, record):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(record)
+    with pytest.raises(InputError, match="run.json: field '(settings|data_sha256)' is no object"):
+        load_model(str(tmp_path / "run"), torch.float32)
 
 
 def test_an_adapter_that_names_no_base_is_told_the_flag(moved):

@@ -7,6 +7,8 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -22,6 +24,7 @@ from lib.packed.scoring import PackedScorer
 from lib.packed.selfcheck import check_family, check_packed_pass, max_positions
 
 SMALL = dict(vocab_size=400, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+SMALL_NEO = dict(vocab_size=400, hidden_size=64, num_layers=2, num_heads=4, initializer_range=0.2)
 
 
 def test_qwen2_passes(encode):
@@ -115,6 +118,24 @@ def test_without_room_for_fp32_the_check_is_in_bf16_and_says_so(encode, no_room)
     no_room()
     assert check_packed_pass(PackedScorer(model), encode(rows(3)), "cpu")[1] == "bf16"
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_the_longest_question_is_checked_too(encode):
+    """What goes wrong in long rows alone: GPT-Neo's window counts rows, not positions."""
+    config = GPTNeoConfig(**SMALL_NEO, attention_types=[[["global", "local"], 1]], window_size=64)
+    torch.manual_seed(0)
+    model = GPTNeoForCausalLM(config).eval()
+    with pytest.raises(InputError, match="gpt_neo has local layers, which cannot keep candidates apart"):
+        check_family(model, 512)
+    short = [row | {"context": "the tenant", "endings": ["yes", "no"], "label": 0} for row in rows(9)]
+    check_packed_pass(PackedScorer(model), encode(short), "cpu")
+    with pytest.raises(InputError, match="self-check failed: .* on question test-0"):
+        check_packed_pass(PackedScorer(model), encode([*short, rows(1)[0] | {"id": "test-0"}]), "cpu")
+
+
+def test_a_token_without_an_embedding_is_named(encode):
+    with pytest.raises(InputError, match=r"rows.jsonl:1: token \d+ is beyond the model's 300 embeddings"):
+        check_packed_pass(PackedScorer(tiny_model(vocab_size=300)), encode(rows(1)), "cpu")
 
 
 def test_state_space_layers_are_refused():
