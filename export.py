@@ -88,6 +88,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args.output = args.output or Path("model.onnx")
     if args.format == "scorer" and args.output.suffix != ".onnx":
         parser.error(f"--output {args.output}: the name of a scoring graph ends in .onnx")
+    if args.merged_dir:
+        merged, output = args.merged_dir.resolve(), args.output.resolve()
+        if merged == output or merged in output.parents or output in merged.parents:
+            parser.error(f"--merged-dir {args.merged_dir} and --output {args.output} are within each other")
     return args
 
 
@@ -99,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     for folder in filter(None, new_folders):
         if folder.exists():
             raise InputError(f"{folder}: exists already; name a new folder")
+    if args.format == "scorer" and args.output.is_dir():
+        raise InputError(f"{args.output}: a folder; name a file with --output")
 
     contract = read_contract(args.contract) if args.contract else None
     loaded = load_model(args.model, torch.float32, base=args.base)

@@ -30,6 +30,8 @@ def require_hub(what: str, repo: str, repo_type: str, advice: str) -> None:
             HfApi().repo_info(repo, repo_type=repo_type, timeout=HUB_SECONDS)
         except HfHubHTTPError as error:
             problems.append(f"does not serve {repo} ({str(error).strip().splitlines()[0]})")
+        except ValueError as error:  # of a name that cannot be
+            problems.append(f"has no {repo} ({str(error).strip().splitlines()[0]})")
         except Exception:  # the libraries below raise many kinds with no common base
             problems.append("cannot be reached")
 

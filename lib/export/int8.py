@@ -51,6 +51,7 @@ def quantize(source: Path, form: str, encoded: Sequence[EncodedQuestion]) -> ir.
         fine = form == "int8x2" and is_wide(weights) and not projection.issuperset(nodes)
         for node, weight in zip(nodes, weights, strict=True):
             gated = None if apart.any() else _gated(node, products)
+            gated = None if gated in owed else gated  # by the other factor
             if gated is not None:  # a row's scale commutes with the gate, and with the rounding that follows
                 owed[gated] = quantized.scale
             product = multiply(graph, node, quantized, weight * factor[:, None], scaled=gated is None, fine=fine)

@@ -138,6 +138,11 @@ def _fit(whole: EncodedQuestion, config: PromptConfig, encode_pieces) -> Encoded
     prompt_ids, ending_ids, truncated = whole.prompt_ids, whole.ending_ids, 0
     if not prompt_ids:
         raise InputError(f"{source}: the prompt is empty; the first ending token needs one to follow")
+    if not all(ending_ids):
+        nothing = [len(ids) for ids in ending_ids].index(0)
+        raise InputError(
+            f"{source}: candidate {nothing} has no tokens; close endings with --end-token, or leave it out"
+        )
     longest = max(map(len, ending_ids))
     if config.max_ending is not None:
         longest = min(longest, config.max_ending)

@@ -389,6 +389,19 @@ def test_a_second_pass_leaves_little_but_the_rounding_of_the_weights(exported, t
     assert changes["int8x2"] < 0.05 * changes["int8"]
 
 
+@pytest.mark.slow
+def test_a_gate_of_two_products_owes_both_scales(export, tokenizer, encode, tmp_path):
+    """Without an activation between, each factor of the gate is a product's."""
+    tiny_model(hidden_act="linear").save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    source, batch = export(tmp_path / "base"), pack(encode(rows(6)))
+    for form in ("int8", "int8x2"):
+        exact = onnx_scorer(with_rounded_weights(source, tmp_path / f"exact_{form}.onnx", form))(batch)
+        onnx_ir.save(quantize(source, form, encode(rows(6))), tmp_path / f"{form}.onnx", external_data=f"{form}.data")
+        change = np.abs(onnx_scorer(tmp_path / f"{form}.onnx")(batch) - exact).mean()
+        assert change < 0.02 * np.abs(exact).mean()
+
+
 def test_a_form_that_flips_more_choices_than_allowed_is_refused():
     items = [SimpleNamespace(question=SimpleNamespace(label=label), ending_ids=[[1], [2]]) for label in (0, 1, 1)]
     exact = {"sum": [[-1.0, -2.0], [-1.0, -1.4], [-1.0, -9.0]], "pmi": [[1.0, 0.0]] * 3}
@@ -442,12 +455,20 @@ def test_without_optimum_one_line_says_what_to_install(run_folder, data_folder, 
         ["--format", "causal-lm"],
         ["--format", "causal-lm", "--output", "folder", "--quantize", "int8"],
         ["--quantize", "int4"],
+        ["--output", "both/model.onnx", "--merged-dir", "both"],
+        ["--format", "causal-lm", "--output", "both", "--merged-dir", "both/merged"],
     ],
 )
 def test_a_bad_flag_ends_with_2(flags):
     with pytest.raises(SystemExit) as stop:
         export.main(flags)
     assert stop.value.code == 2
+
+
+def test_a_folder_is_refused_as_output_before_anything_is_loaded(tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(InputError, match="model.onnx: a folder; name a file with --output"):
+        export.main(export_flags("none", "none", tmp_path / "model.onnx"))
 
 
 def test_broken_weights_end_with_one_line(model_folder, data_folder, tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import rows
-from tokenizers import Tokenizer, models, normalizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lib.errors import InputError
@@ -226,3 +226,14 @@ def test_a_token_id_is_one_object_however_often_it_stands(encode):
     [item] = encode([question("the court " * 50)])
     many = [token for ids in (item.prompt_ids, *item.ending_ids) for token in ids]
     assert len({id(token) for token in many}) == len(set(many)) < len(many)
+
+
+def test_an_ending_without_tokens_is_named():
+    """ " " of a tokenizer that strips: its log-prob of 0 would win, and its place would be another's."""
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<end>": 2}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    asked = Question("q", {"context": "a"}, ("b", ""), (1.0, 0.0), 0, "rows.jsonl:3")
+    with pytest.raises(InputError, match="rows.jsonl:3: candidate 1 has no tokens; close endings with --end-token"):
+        encode_questions([asked], words, PromptConfig("{context}", end_token=False))
+    assert encode_questions([asked], words, PromptConfig("{context}"))[0].ending_ids == [[1, 2], [2]]
