@@ -75,7 +75,7 @@ def load_model(
     if folder:
         check_sums(folder)
     training = read_run(folder) if folder and (folder / RUN_FILE).exists() else {}
-    training = training if "settings" in training else {}  # another program's file of that name
+    training = training if "finished" in training else {}  # else it is another program's file of that name
     seen, whole_sha256, below = trained_on(training), None, None
     if folder and (folder / ADAPTER_CONFIG).exists():
         if four_bit:
