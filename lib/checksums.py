@@ -35,7 +35,8 @@ def check_sums(folder: Path) -> None:
     if not path.exists():
         return
     for line in path.read_bytes().decode(errors="replace").split("\n"):
-        wanted, _, name = line.replace(" *", "  ", 1).partition("  ")  # as of `sha256sum -b`
+        wanted, _, name = line.partition(" ")
+        name = name[1:]  # behind a space, or the "*" of `sha256sum -b`
         file = folder / name
         if line and not (name and file.is_file() and sha256_of_file(file) == wanted):
             raise InputError(

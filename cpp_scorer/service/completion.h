@@ -21,7 +21,8 @@ struct Completion {
 
   using Encode = std::function<std::vector<int64_t>(std::string_view)>;
 
-  /// Throws RowError, which names the field, for what it cannot follow. `encode` makes the ids of a prompt's text.
+  /// Throws RowError, which names the field, for what it cannot follow, and for more than `most_prompts`, of which none
+  /// is encoded then. `encode` makes the ids of a prompt's text.
   static Completion read(std::string_view json, const Encode& encode, size_t most_prompts);
 
   /// The response: `logprobs` are of each prompt's tokens, but for the first.

@@ -102,7 +102,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     if (state == RequestFraming::State::kMore) return 0;
     if (whole.size() == 0 || whole.size() > bytes.size() || cut.request() != whole.request()) __builtin_trap();
-    check_response(router().answer(whole.request(), std::string(whole.authorization()), {}, whole.closes()), whole.method() != "HEAD");
+    const std::string authorization(whole.authorization());
+    check_response(router().answer(whole.request(), authorization, {}, whole.closes()), whole.method() != "HEAD");
     bytes.remove_prefix(whole.size());
   }
   return 0;

@@ -18,7 +18,7 @@ def check_adapter(model: PeftModel, folder: Path, *, merge: bool) -> None:
     config = model.active_peft_config
     if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
         raise InputError(
-            f"{folder}: an adapter of type {config.peft_type} works outside of the layers; merge or retrain it"
+            f"{folder}: an adapter of type {config.peft_type} works outside of the layers; train one with LoRA"
         )
     if config.task_type not in (None, "CAUSAL_LM"):
         raise InputError(f"{folder}: an adapter for {config.task_type}, not for a causal language model (CAUSAL_LM)")

@@ -113,6 +113,8 @@ def _load_base(location: str, dtype: torch.dtype, *, four_bit: bool = False) -> 
     how |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(location, dtype=dtype, **how)
+    except MemoryError:
+        raise
     except Exception as error:  # what a broken configuration makes the libraries raise has nothing in common
         raise InputError(f"{location}: cannot load the model ({first_line(error)})") from None
     if info["missing_keys"]:

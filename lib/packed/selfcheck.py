@@ -101,6 +101,8 @@ def check_packed_pass(scorer: PackedScorer, encoded: Sequence[EncodedQuestion], 
             precision = "bf16"
             with torch.autocast(torch.device(device).type, torch.bfloat16):
                 both = [_both_ways(bare, item, device) for item in checked]
+    except (torch.OutOfMemoryError, MemoryError):  # says nothing of the family
+        raise
     except Exception as error:  # families that were not made for a mask of four dimensions have no error in common
         raise InputError(f"this model family cannot take the packed mask ({first_line(error)}); {ADVICE}") from None
     finally:
