@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import eval_mc
@@ -38,6 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=positive_int, default=20, help="questions")
     parser.add_argument("--tolerance", type=positive_float, default=1e-3, help="largest difference of a log-prob")
     args = parser.parse_args(argv)
+    try:
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed: pip install -r benchmarks/requirements.txt") from error
 
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "predictions.jsonl"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import struct
 import subprocess
 import sys
@@ -28,6 +29,8 @@ import gpu  # noqa: E402
 import llama  # noqa: E402
 import service_load  # noqa: E402
 import sides  # noqa: E402
+
+WITH_MAIN = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "def main(" in path.read_text()]
 
 
 @pytest.fixture
@@ -157,6 +160,15 @@ SCRIPTS = {
     "full_size": ["--questions", 20, 40, "--report", 20, "--cache", "full-size", "--tokenizer", "model"],
     "training_memory": ["--size", "0.05b", "--tokenizer", "model", "--precision", "fp32", "--cap-gb", 20],
 }
+
+
+@pytest.mark.parametrize("path", WITH_MAIN, ids=lambda path: path.stem)
+def test_help_needs_nothing_that_only_a_comparison_needs(path, monkeypatch, capsys):
+    for package in ("lm_eval", "trl", "ray"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path))["main"](["--help"])
+    assert ended.value.code == 0 and "usage:" in capsys.readouterr().out
 
 
 @pytest.mark.slow
